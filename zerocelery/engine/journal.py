@@ -1,0 +1,336 @@
+"""The node's durable state: SQLite in WAL mode, one transaction per loop turn.
+
+A turn's changes are collected in lists and written by ``executemany`` just before the commit, because a commit and a
+statement cost more than a row. Receipts, leases and results leave the node only after the commit.
+
+Tasks are clustered by *key*: queue number, then inverted priority, then arrival. So the rows of one queue lie in the
+order in which they are handed out, and a backlog is read in pages with no second index.
+
+Durability:
+    none     in memory only.
+    process  survives the death of any process: committed pages are in the kernel's hands (synchronous=NORMAL).
+    power    survives a power cut: every commit is flushed to the disk (synchronous=FULL).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from zerocelery.engine.errors import JournalError
+
+Durability = Literal["none", "process", "power"]
+
+#: Raised when the tables change; a journal of a higher number is refused, one of a lower number is migrated.
+SCHEMA_VERSION: Final = 1
+
+#: Above this size the check at start would be felt; SQLite still checks every page's structure when it reads it.
+_CHECK_UP_TO_BYTES: Final = 64 << 20
+
+_SCHEMA = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE queues(number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE tasks(key INTEGER PRIMARY KEY, losses INTEGER NOT NULL, raw BLOB NOT NULL);
+CREATE TABLE held(n INTEGER PRIMARY KEY, due REAL NOT NULL, raw BLOB NOT NULL);
+CREATE INDEX held_due ON held(due);
+CREATE TABLE marks(kind TEXT NOT NULL, id, number INTEGER NOT NULL, seen INTEGER NOT NULL, value BLOB,
+                   PRIMARY KEY(kind, id)) WITHOUT ROWID;
+CREATE TABLE losses(key INTEGER NOT NULL, n INTEGER NOT NULL, what TEXT NOT NULL, PRIMARY KEY(key, n)) WITHOUT ROWID;
+CREATE TABLE dead(key INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL, at REAL NOT NULL,
+                  history TEXT NOT NULL, raw BLOB NOT NULL);
+CREATE TABLE results(id TEXT PRIMARY KEY, state TEXT NOT NULL, expires INTEGER NOT NULL,
+                     raw BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE callables(digest TEXT PRIMARY KEY, used INTEGER NOT NULL, blob BLOB NOT NULL);
+"""
+
+_INSERT_TASK = "INSERT INTO tasks VALUES(?,?,?)"
+_DELETE_TASK = "DELETE FROM tasks WHERE key=?"
+_HOLD = "INSERT INTO held VALUES(?,?,?)"
+# Leases, inboxes and workers are few and change all the time: one table, so that a turn touches one page for all.
+_MARK = "INSERT OR REPLACE INTO marks VALUES(?,?,?,?,?)"
+_END_LEASE = "DELETE FROM marks WHERE kind='lease' AND id=?"
+# A stored SUCCESS is never overwritten, whatever comes later (as in Celery 5.7).
+_RESULT = (
+    "INSERT INTO results(id,state,expires,raw) VALUES(?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+    "state=excluded.state, expires=excluded.expires, raw=excluded.raw WHERE results.state<>'SUCCESS'"
+)
+
+
+class Journal:
+    """The tables, and the changes of the current turn.
+
+    Arguments:
+        path: the database file; None keeps everything in memory.
+        durability: see the module.
+
+    Raises:
+        JournalError: the file can't be opened, is damaged, or was written by a newer version.
+    """
+
+    def __init__(self, path: Path | None, *, durability: Durability = "process") -> None:
+        self.path = None if durability == "none" else path
+        self.durability = durability
+        self._inserts: list[tuple[int, int, bytes]] = []
+        self._removals: list[tuple[int]] = []
+        self._holds: list[tuple[int, float, bytes]] = []
+        self._marks: dict[object, tuple[str, object, int, int, bytes | None]] = {}
+        self._ended: list[tuple[int]] = []
+        self._results: list[tuple[str, str, int, bytes]] = []
+        self._others: list[tuple[str, tuple[object, ...]]] = []
+        self._open = False  # a transaction is open
+        self._db = self._connect()
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connect(self) -> sqlite3.Connection:
+        name = str(self.path) if self.path else ":memory:"
+        try:
+            if self.path:
+                # Made here, so that it never exists with other modes than this; SQLite's -wal and -shm copy them.
+                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            db = sqlite3.connect(name, isolation_level=None, cached_statements=64)
+            # The node's lock makes it the only user anyway; so SQLite needs no shared index, and no locks each turn.
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute(f"PRAGMA synchronous={'FULL' if self.durability == 'power' else 'NORMAL'}")
+            db.execute("PRAGMA cache_size=-16000")
+            db.execute("PRAGMA wal_autocheckpoint=4000")
+            db.execute("PRAGMA journal_size_limit=67108864")
+            self._check(db)
+            self._prepare(db)
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(
+                f"the journal {name} can't be opened: {error}. Where the file is damaged, what can be read of it is "
+                f"saved by: sqlite3 {name} .recover | sqlite3 saved.db"
+            ) from error
+        return db
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        if self.path is None or self.path.stat().st_size > _CHECK_UP_TO_BYTES:
+            return
+        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise JournalError(
+                f"the journal {self.path} was written by a newer zerocelery (format {version}, this one reads up to "
+                f"{SCHEMA_VERSION}): upgrade zerocelery, or give the node another directory"
+            )
+        if version == 0:
+            db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+
+    def close(self) -> None:
+        """Commit what is open and let go of the file."""
+        self.commit()
+        self._db.close()
+
+    # ── this turn's changes ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def insert(self, key: int, losses: int, raw: bytes) -> None:
+        self._inserts.append((key, losses, raw))
+
+    def remove(self, key: int) -> None:
+        self._removals.append((key,))
+
+    def hold(self, n: int, due: float, raw: bytes) -> None:
+        self._holds.append((n, due, raw))
+
+    def lease(self, n: int, worker: str, entries: bytes) -> None:
+        self._marks[n] = ("lease", n, 0, 0, msgpack_encode((worker, entries)))
+
+    def end_lease(self, n: int) -> None:
+        self._ended.append((n,))
+
+    def result(self, task_id: str, state: str, expires: int, raw: bytes) -> None:
+        self._results.append((task_id, state, expires, raw))
+
+    def inbox(self, inbox: str, last: int, seen: int) -> None:
+        self._marks[inbox] = ("inbox", inbox, last, seen, None)
+
+    def lost(self, key: int, losses: int, what: str) -> None:
+        """One more worker was lost with this task."""
+        self._others.append(("UPDATE tasks SET losses=? WHERE key=?", (losses, key)))
+        self._others.append(("INSERT OR REPLACE INTO losses VALUES(?,?,?)", (key, losses, what)))
+
+    def forget_losses(self, key: int) -> None:
+        self._others.append(("DELETE FROM losses WHERE key=?", (key,)))
+
+    def bury(self, key: int, task_id: str, name: str, at: float, history: str, raw: bytes) -> None:
+        """Keep a task that killed too many workers, for people to look at."""
+        self._others.append(("INSERT OR REPLACE INTO dead VALUES(?,?,?,?,?,?)", (key, task_id, name, at, history, raw)))
+
+    def worker(self, worker: str, joined: bytes | None) -> None:
+        """Remember who holds leases; None: it left."""
+        if joined is None:
+            self._others.append(("DELETE FROM marks WHERE kind='worker' AND id=?", (worker,)))
+        else:
+            self._others.append((_MARK, ("worker", worker, 0, 0, joined)))
+
+    def queue(self, number: int, name: str) -> None:
+        self._others.append(("INSERT INTO queues VALUES(?,?)", (number, name)))
+
+    def forget(self, ids: Iterable[str]) -> None:
+        self._others.extend(("DELETE FROM results WHERE id=?", (i,)) for i in ids)
+
+    def callable(self, digest: str, blob: bytes, now: int) -> None:
+        self._others.append(("INSERT OR REPLACE INTO callables VALUES(?,?,?)", (digest, now, blob)))
+
+    def meta(self, name: str, value: str | int | float) -> None:
+        self._others.append(("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value)))
+
+    # ── transaction ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def write(self) -> None:
+        """Give the turn's changes to SQLite, so that what is read next sees them; durable only after ``commit``."""
+        many = (
+            (_INSERT_TASK, self._inserts),
+            (_HOLD, self._holds),
+            (_DELETE_TASK, self._removals),
+            (_END_LEASE, self._ended),
+            (_RESULT, self._results),
+        )
+        if self._marks:
+            self._begin()
+            self._db.executemany(_MARK, self._marks.values())
+            self._marks.clear()
+        for sql, rows in many:
+            if rows:
+                self._begin()
+                self._db.executemany(sql, rows)
+                rows.clear()
+        if self._others:
+            self._begin()
+            for sql, values in self._others:
+                self._db.execute(sql, values)
+            self._others.clear()
+
+    def commit(self) -> None:
+        """Make the turn durable; returns when it is."""
+        self.write()
+        if self._open:
+            self._db.execute("COMMIT")
+            self._open = False
+
+    def _begin(self) -> None:
+        if not self._open:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._open = True
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def page(self, after: int, before: int, limit: int) -> list[tuple[int, int, bytes]]:
+        """Waiting and leased tasks with ``after < key < before``, in hand-out order."""
+        return self._db.execute(
+            "SELECT key, losses, raw FROM tasks WHERE key>? AND key<? ORDER BY key LIMIT ?", (after, before, limit)
+        ).fetchall()
+
+    def task(self, key: int) -> tuple[int, bytes] | None:
+        row: tuple[int, bytes] | None = self._db.execute("SELECT losses, raw FROM tasks WHERE key=?", (key,)).fetchone()
+        return row
+
+    def counts(self, shift: int) -> dict[int, int]:
+        """How many tasks each queue number has (``key >> shift``)."""
+        return dict(self._db.execute("SELECT key>>?, count(*) FROM tasks GROUP BY 1", (shift,)))
+
+    def held_raws(self) -> Iterator[bytes]:
+        """Every task that waits for its ETA."""
+        for (raw,) in self._db.execute("SELECT raw FROM held"):
+            yield raw
+
+    def take_due(self, now: float, limit: int) -> list[tuple[int, bytes]]:
+        """Remove and give the tasks whose time has come, the earliest first."""
+        rows: list[tuple[int, bytes]] = self._db.execute(
+            "SELECT n, raw FROM held WHERE due<=? ORDER BY due, n LIMIT ?", (now, limit)
+        ).fetchall()
+        if rows:
+            self._begin()
+            self._db.executemany("DELETE FROM held WHERE n=?", [(n,) for n, _ in rows])
+        return rows
+
+    def next_due(self) -> float | None:
+        due: float | None = self._db.execute("SELECT min(due) FROM held").fetchone()[0]
+        return due
+
+    def highest(self, mask: int) -> int:
+        """The highest arrival number in use."""
+        tasks = self._db.execute("SELECT max(key & ?) FROM tasks", (mask,)).fetchone()[0]
+        held = self._db.execute("SELECT max(n) FROM held").fetchone()[0]
+        return max(tasks or 0, held or 0)
+
+    def queues(self) -> list[tuple[int, str]]:
+        return self._db.execute("SELECT number, name FROM queues").fetchall()
+
+    def open_leases(self) -> list[tuple[int, str, bytes]]:
+        rows = self._db.execute("SELECT id, value FROM marks WHERE kind='lease' ORDER BY id").fetchall()
+        return [(n, *_decode_lease(value)) for n, value in rows]
+
+    def known_workers(self) -> list[tuple[str, bytes]]:
+        return self._db.execute("SELECT id, value FROM marks WHERE kind='worker'").fetchall()
+
+    def loss_history(self, key: int) -> list[str]:
+        return [what for (what,) in self._db.execute("SELECT what FROM losses WHERE key=? ORDER BY n", (key,))]
+
+    def find_result(self, task_id: str, now: float) -> bytes | None:
+        """The stored result, unless its time is over."""
+        row = self._db.execute("SELECT raw FROM results WHERE id=? AND expires>?", (task_id, now)).fetchone()
+        return row[0] if row else None
+
+    def find_inbox(self, inbox: str) -> int | None:
+        row = self._db.execute("SELECT number FROM marks WHERE kind='inbox' AND id=?", (inbox,)).fetchone()
+        return row[0] if row else None
+
+    def find_callable(self, digest: str) -> bytes | None:
+        row = self._db.execute("SELECT blob FROM callables WHERE digest=?", (digest,)).fetchone()
+        return row[0] if row else None
+
+    def has_callable(self, digest: str) -> bool:
+        return self._db.execute("SELECT 1 FROM callables WHERE digest=?", (digest,)).fetchone() is not None
+
+    def find_meta(self, name: str) -> str | int | float | None:
+        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def count_dead(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM dead").fetchone()[0])
+
+    def count_results(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
+
+    # ── upkeep ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def expire(self, now: int, *, after: str, limit: int) -> tuple[int, str]:
+        """Remove expired results among the ``limit`` ids from ``after`` on.
+
+        There is no index by time: our ids are in the order of their making, so the front of the table expires first,
+        and a walk round the whole of it finds the others. What is expired is not given out in any case.
+
+        Returns:
+            how many were removed, and the id to go on from ('': the end was reached).
+        """
+        self.write()
+        rows = self._db.execute(
+            "SELECT id, expires FROM results WHERE id>? ORDER BY id LIMIT ?", (after, limit)
+        ).fetchall()
+        expired = [(task_id,) for task_id, expires in rows if expires <= now]
+        if expired:
+            self._begin()
+            self._db.executemany("DELETE FROM results WHERE id=?", expired)
+        return len(expired), rows[-1][0] if len(rows) == limit else ""
+
+    def expire_quiet(self, *, inboxes_before: int, callables_before: int) -> None:
+        """Forget producers and callables that nobody has used since then."""
+        self._begin()
+        self._db.execute("DELETE FROM marks WHERE kind='inbox' AND seen<?", (inboxes_before,))
+        self._db.execute("DELETE FROM callables WHERE used<?", (callables_before,))
+
+
+msgpack_encode = msgspec.msgpack.Encoder().encode
+_decode_lease = msgspec.msgpack.Decoder(tuple[str, bytes]).decode

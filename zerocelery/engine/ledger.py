@@ -1,0 +1,262 @@
+"""The state of every task: waiting → leased → ended; pure, with no clock and no I/O of its own.
+
+Of each queue only a window is in memory: the tasks that will be handed out next. All others are in the journal alone,
+so a backlog of a million costs disk and neither memory nor time. The *frontier* of a queue is the key up to which every
+waiting task is in the window; what lies beyond is read in pages when the window runs low.
+
+A *key* is the node's own name of one accepted message: queue number, inverted priority and arrival in one integer.
+Task ids are the users' names; the same id may be accepted again and is another key.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from zerocelery.engine import wire
+from zerocelery.engine.wire import TaskHead
+
+ARRIVAL_BITS: Final = 39
+PRIORITY_BITS: Final = 8
+QUEUE_SHIFT: Final = ARRIVAL_BITS + PRIORITY_BITS
+ARRIVAL_MASK: Final = (1 << ARRIVAL_BITS) - 1
+_RANK_MASK: Final = (1 << QUEUE_SHIFT) - 1
+MAX_PRIORITY: Final = (1 << PRIORITY_BITS) - 1
+MAX_QUEUES: Final = (1 << 16) - 1
+
+#: How many tasks of a queue are kept in memory; at twice as many the last ones are left to the journal.
+WINDOW: Final = 4_000
+
+
+class Pages(Protocol):
+    """What the ledger reads from and writes to its journal."""
+
+    def page(self, after: int, before: int, limit: int) -> list[tuple[int, int, bytes]]: ...
+    def insert(self, key: int, losses: int, raw: bytes) -> None: ...
+    def hold(self, n: int, due: float, raw: bytes) -> None: ...
+    def queue(self, number: int, name: str) -> None: ...
+    def write(self) -> None: ...
+
+
+class Entry:
+    """One accepted task in memory."""
+
+    __slots__ = ("flags", "head", "key", "lease", "losses", "raw")
+
+    def __init__(self, key: int, head: TaskHead, raw: bytes, *, losses: int = 0) -> None:
+        self.key = key
+        self.head = head
+        self.raw = raw
+        self.losses = losses
+        self.flags = head.flags
+        self.lease = 0
+
+    @property
+    def rank(self) -> int:
+        """Its place among the tasks of all queues: by priority, then by arrival."""
+        return self.key & _RANK_MASK
+
+
+class Lane:
+    """One queue."""
+
+    __slots__ = ("base", "buckets", "end", "frontier", "loaded", "name", "order", "scheduled", "stored")
+
+    def __init__(self, number: int, name: str) -> None:
+        self.name = name
+        self.base = number << QUEUE_SHIFT
+        self.end = (number + 1) << QUEUE_SHIFT
+        self.buckets: dict[int, deque[Entry]] = {}  # inverted priority → tasks in order of arrival
+        self.order: list[int] = []  # the keys of `buckets` that hold something, best first
+        self.loaded = 0
+        self.stored = 0  # waiting beyond the frontier: in the journal only
+        self.frontier = self.base
+        self.scheduled = 0
+
+    @property
+    def waiting(self) -> int:
+        return self.loaded + self.stored
+
+    def push(self, entry: Entry) -> None:
+        """Take a task that was just written to the journal into the window, or leave it to the journal."""
+        key = entry.key
+        if key > self.frontier:
+            if self.stored or self.loaded >= WINDOW:
+                self.stored += 1
+                return
+            self.frontier = key
+        self._load(entry, key)
+        if self.loaded >= 2 * WINDOW:
+            self._spill()
+
+    def load(self, entry: Entry) -> None:
+        """Take a task that was read from beyond the frontier into the window."""
+        self.stored -= 1
+        self.frontier = entry.key
+        self._load(entry, entry.key)
+
+    def _load(self, entry: Entry, key: int) -> None:
+        inverted = (key >> ARRIVAL_BITS) & MAX_PRIORITY
+        bucket = self.buckets.get(inverted)
+        if bucket is None:
+            bucket = self.buckets[inverted] = deque()
+        if not bucket:
+            self.order.append(inverted)
+            self.order.sort()
+        elif key < bucket[-1].key:
+            self._insert(bucket, entry)
+            self.loaded += 1
+            return
+        bucket.append(entry)
+        self.loaded += 1
+
+    @staticmethod
+    def _insert(bucket: deque[Entry], entry: Entry) -> None:
+        """Put a task that came back where it was: near the front, as it had been handed out before the others."""
+        index = 0
+        for index, other in enumerate(bucket):  # noqa: B007 - the index at which the loop ends is what is wanted
+            if other.key > entry.key:
+                break
+        bucket.insert(index, entry)
+
+    def _spill(self) -> None:
+        """Leave the last of the window to the journal again."""
+        while self.loaded > WINDOW:
+            inverted = self.order[-1]
+            bucket = self.buckets[inverted]
+            bucket.pop()
+            self.loaded -= 1
+            self.stored += 1
+            if not bucket:
+                self.order.pop()
+        self.frontier = self.buckets[self.order[-1]][-1].key
+
+    def first(self) -> Entry | None:
+        """The task that is next, left where it is."""
+        return self.buckets[self.order[0]][0] if self.order else None
+
+    def take(self) -> Entry:
+        """Remove the task that is next."""
+        bucket = self.buckets[self.order[0]]
+        entry = bucket.popleft()
+        if not bucket:
+            del self.order[0]
+        self.loaded -= 1
+        return entry
+
+
+class Ledger:
+    """All queues and all leases.
+
+    Arguments:
+        journal: where tasks are written and backlogs are read.
+        queue_limit: how many tasks one queue holds, waiting and scheduled.
+        arrival: the highest arrival number used so far.
+    """
+
+    def __init__(self, journal: Pages, *, queue_limit: int, arrival: int = 0) -> None:
+        self.journal = journal
+        self.queue_limit = queue_limit
+        self.lanes: dict[str, Lane] = {}
+        self.leased: dict[int, Entry] = {}
+        self.next_due: float | None = None
+        self._arrival = arrival
+
+    def lane(self, name: str) -> Lane:
+        """The queue of this name, made if there is none."""
+        lane = self.lanes.get(name)
+        if lane is None:
+            number = len(self.lanes) + 1
+            lane = self.lanes[name] = Lane(number, name)
+            self.journal.queue(number, name)
+        return lane
+
+    def restore_lane(self, number: int, name: str, *, stored: int) -> None:
+        """Take up a queue from the journal, with all its tasks beyond the frontier."""
+        lane = self.lanes[name] = Lane(number, name)
+        lane.stored = stored
+
+    def count_scheduled(self, raw: bytes) -> None:
+        """Take up a task from the journal that waits for its ETA."""
+        head = wire.decode_task_head(raw)
+        if isinstance(head, TaskHead):
+            self.lane(head.queue).scheduled += 1
+
+    def may_accept(self, head: TaskHead) -> str:
+        """'' where the task can be taken, else the reason why not, for a :class:`wire.Refusal`."""
+        lane = self.lanes.get(head.queue)
+        if lane is None:
+            if len(self.lanes) >= MAX_QUEUES:
+                return "too-many-queues"
+        elif lane.loaded + lane.stored + lane.scheduled >= self.queue_limit:
+            return "queue-full"
+        return ""
+
+    def accept(self, head: TaskHead, raw: bytes, now: float) -> None:
+        """Write a new task to the journal, and queue it, now or when its time comes."""
+        self._arrival += 1
+        eta = head.eta
+        if eta is not None and eta > now:
+            self.journal.hold(self._arrival, eta, raw)
+            self.lane(head.queue).scheduled += 1
+            if self.next_due is None or eta < self.next_due:
+                self.next_due = eta
+            return
+        lane = self.lanes.get(head.queue) or self.lane(head.queue)
+        priority = head.priority
+        inverted = MAX_PRIORITY - (0 if priority < 0 else MAX_PRIORITY if priority > MAX_PRIORITY else priority)
+        key = lane.base | inverted << ARRIVAL_BITS | self._arrival
+        self.journal.insert(key, 0, raw)
+        lane.push(Entry(key, head, raw))
+
+    def release(self, raws: Iterable[tuple[int, bytes]], now: float) -> None:
+        """Queue tasks whose time has come (they have left the journal's list of held ones)."""
+        for _, raw in raws:
+            head = wire.decode_task_head(raw)
+            if isinstance(head, TaskHead):
+                self.lane(head.queue).scheduled -= 1
+                self.accept(head, raw, max(now, head.eta or now))
+
+    def put_back(self, entry: Entry) -> None:
+        """Queue a leased task again, in its old place; its row never left the journal."""
+        self.leased.pop(entry.key, None)
+        entry.lease = 0
+        self.lane(entry.head.queue).push(entry)
+
+    def fill(self, lane: Lane) -> None:
+        """Read the next page of a backlog where the window runs low."""
+        if lane.stored <= 0 or lane.loaded > WINDOW // 4:
+            return
+        self.journal.write()
+        rows = self.journal.page(lane.frontier, lane.end, WINDOW)
+        for key, losses, raw in rows:
+            if key in self.leased:
+                lane.frontier = key
+                continue
+            head = wire.decode_task_head(raw)
+            if isinstance(head, TaskHead):
+                lane.load(Entry(key, head, raw, losses=losses))
+        if len(rows) < WINDOW:
+            lane.stored = 0
+
+    def best(self, names: Iterable[str]) -> Lane | None:
+        """The one of these queues whose next task comes first."""
+        best: Lane | None = None
+        best_rank = 0
+        for name in names:
+            lane = self.lanes.get(name)
+            if lane is None:
+                continue
+            if not lane.order:
+                self.fill(lane)
+                if not lane.order:
+                    continue
+            rank = lane.buckets[lane.order[0]][0].rank
+            if best is None or rank < best_rank:
+                best, best_rank = lane, rank
+        return best
+
+    def waiting(self, names: Iterable[str]) -> int:
+        """How many tasks these queues have ready."""
+        return sum(lane.loaded + lane.stored for name in names if (lane := self.lanes.get(name)))

@@ -1,0 +1,153 @@
+"""Who is who on this machine: processes that can't be mistaken for one another, and the word that each worker keeps.
+
+A worker's *word* is a small file, mapped into its memory, in which it writes the key of the task that it is about to
+run, and in which the node can write that nothing more of its lease may be started. It outlives the worker: after a
+``kill -9`` it says which of the leased tasks had been started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+_WORD: Final = struct.Struct("<qq")
+_KEY: Final = struct.Struct("<q")
+_REVOKED_AT: Final = 8
+NOTHING: Final = -1
+
+
+def host_id() -> str:
+    """Names this machine since its last boot, and this pid namespace: within it a pid means one process."""
+    parts = []
+    for path in ("/proc/sys/kernel/random/boot_id",):
+        with contextlib.suppress(OSError):
+            parts.append(Path(path).read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts) or os.uname().nodename
+
+
+def started(pid: int) -> int:
+    """When the process was started, in clock ticks since boot; 0 where the system doesn't tell."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on; [] where there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def alive(pid: int, since: int) -> bool:
+    """Whether this very process runs: not a zombie, not another one with its number."""
+    fields = _stat(pid)
+    if fields:
+        return fields[0] not in "ZX" and (since == 0 or int(fields[19]) == since)
+    if Path("/proc/self/stat").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class LocalProcesses:
+    """The machine as the collector sees it.
+
+    Arguments:
+        watch: registers a pid to be reported when its process ends; False where that can't be had.
+    """
+
+    def __init__(self, watch: object = None) -> None:
+        self._host = host_id()
+        self._watch = watch
+
+    def local(self, host: str) -> bool:
+        return host == self._host
+
+    def alive(self, pid: int, since: int) -> bool:
+        return alive(pid, since)
+
+    def frozen(self, pid: int) -> bool:
+        """Whether the process was stopped by a signal (or a debugger)."""
+        fields = _stat(pid)
+        return bool(fields) and fields[0] in "Tt"
+
+    def watch(self, pid: int) -> bool:
+        return bool(self._watch(pid)) if callable(self._watch) else False
+
+    def running(self, word: str) -> int | None:
+        """The key in a worker's word; NOTHING where it had started none, None where there is no word."""
+        try:
+            return int(_WORD.unpack(Path(word).read_bytes()[: _WORD.size])[0])
+        except (OSError, struct.error):
+            return None
+
+    def revoke(self, word: str) -> None:
+        """Forbid the worker to start anything more of its lease."""
+        with contextlib.suppress(OSError), open(word, "r+b") as file:
+            file.seek(_REVOKED_AT)
+            file.write(_KEY.pack(1))
+
+    def discard(self, word: str) -> None:
+        if word:
+            with contextlib.suppress(OSError):
+                os.unlink(word)
+
+
+class Word:
+    """A worker's own side of its word.
+
+    Arguments:
+        directory: where the file is made; None keeps no word (then all tasks of a lost lease count as started).
+        name: of the file.
+    """
+
+    def __init__(self, directory: Path | None, name: str) -> None:
+        self.path = ""
+        self._map: mmap.mmap | bytearray = bytearray(_WORD.size)
+        self._directory = directory
+        self._name = name
+
+    def renew(self) -> None:
+        """Begin a new life: nothing started, nothing revoked."""
+        self.close()
+        if self._directory is None:
+            self._map[:] = _WORD.pack(NOTHING, 0)
+            return
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._directory / self._name
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, _WORD.pack(NOTHING, 0))
+            self._map = mmap.mmap(fd, _WORD.size)
+        finally:
+            os.close(fd)
+        self.path = str(path)
+
+    def start(self, key: int) -> bool:
+        """Say that this task is about to run; False where the node has forbidden it.
+
+        Written before it is asked, so that either the node sees the task as started or this sees the ban.
+        """
+        _KEY.pack_into(self._map, 0, key)
+        return self._map[_REVOKED_AT] == 0
+
+    def close(self) -> None:
+        """Let go of the file; the node removes it."""
+        if isinstance(self._map, mmap.mmap):
+            self._map.close()
+            self._map = bytearray(_WORD.size)

@@ -1,0 +1,456 @@
+"""Frames ⇄ typed messages: versioned, bounded, pure.
+
+Every message is one frame: a msgpack array whose first item says what it is. ``Hello`` keeps its number for ever, so
+that two versions can tell each other that they differ; the numbers of all other messages carry the version, so a frame
+of another version is an unknown message, never a wrong one.
+
+Decoding is total: ``decode_*`` gives a message or a :class:`Malformed`, and raises nothing. Sizes are limited by the
+sockets (``MAXMSGSIZE``) before a frame is allocated, and msgspec allocates nothing that the frame does not hold.
+
+Tasks and results travel as :class:`msgspec.Raw` inside their envelopes: the node reads the head of a task and never
+touches its body, and what it stores and forwards are the bytes that it got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+VERSION: Final = 1
+_V: Final = VERSION << 8
+
+#: Task.flags
+IGNORE_RESULT: Final = 1
+ACK_LATE: Final = 2
+REJECT_ON_LOST: Final = 4
+
+#: Content type of an outcome that the engine itself made: the value is an encoded :class:`Loss`.
+LOSS_TYPE: Final = "application/x-zerocelery-loss"
+
+SUCCESS: Final = "SUCCESS"
+FAILURE: Final = "FAILURE"
+REVOKED: Final = "REVOKED"
+
+
+class TaskHead(Struct, array_like=True, frozen=True, gc=False):
+    """What the node reads of a task; the first fields of :class:`Task`, in its order."""
+
+    id: str
+    name: str
+    queue: str
+    priority: int
+    eta: float | None
+    expires: float | None
+    flags: int
+    topics: tuple[str, ...]
+    keep: float | None
+    digest: str | None
+
+
+class Task(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
+    """One task, as its producer made it.
+
+    Arguments:
+        id: the task's own id; may be published again.
+        name: what the strategy looks up.
+        priority: 0 to 255, higher first.
+        eta, expires: wall-clock seconds since the epoch.
+        flags: IGNORE_RESULT, ACK_LATE, REJECT_ON_LOST.
+        topics: where the result goes.
+        keep: for how many seconds the result is stored; None is the node's default, 0 stores nothing.
+        digest: of the shipped callable that runs it where the worker has no task of that name.
+        head: opaque to the engine (for Celery: the message's headers and properties).
+        body: opaque to the engine (for Celery: the message's body as its serialiser made it).
+    """
+
+    id: str
+    name: str
+    queue: str = "celery"
+    priority: int = 0
+    eta: float | None = None
+    expires: float | None = None
+    flags: int = 0
+    topics: tuple[str, ...] = ()
+    keep: float | None = None
+    digest: str | None = None
+    head: bytes = b""
+    body: bytes = b""
+
+
+class ResultHead(Struct, array_like=True, frozen=True, gc=False):
+    """What the node reads of a result; the first fields of :class:`Result`, in its order."""
+
+    id: str
+    state: str
+    final: bool
+
+
+class Result(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
+    """A task's state as everybody sees it.
+
+    Arguments:
+        final: whether this ends the task (RETRY, STARTED and progress do not).
+        content_type: how ``value`` is to be read.
+        info: opaque to the engine (for Celery: traceback, children, …).
+        finished: wall-clock seconds since the epoch.
+    """
+
+    id: str
+    state: str
+    final: bool
+    content_type: str = ""
+    value: bytes = b""
+    info: bytes = b""
+    finished: float = 0.0
+
+
+class Loss(Struct, array_like=True, frozen=True, gc=False):
+    """Why the engine itself ended a task: ``kind`` is one of worker-lost, expired, too-large, dead, callable."""
+
+    kind: str
+    message: str
+    history: list[str] = []
+
+
+# ── producer → collector ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Hello(Struct, array_like=True, frozen=True, tag=1):
+    """A producer is there: ``lowest`` is the first sequence number that it still keeps."""
+
+    version: int
+    inbox: str
+    lowest: int
+
+
+class Submit(Struct, array_like=True, frozen=True, tag=_V + 1):
+    """Tasks with consecutive sequence numbers, the first of which is ``seq``."""
+
+    inbox: str
+    seq: int
+    tasks: list[Raw]
+
+
+class Ship(Struct, array_like=True, frozen=True, tag=_V + 2):
+    """A callable by its digest; takes one sequence number."""
+
+    inbox: str
+    seq: int
+    digest: str
+    blob: bytes
+
+
+class Ask(Struct, array_like=True, frozen=True, tag=_V + 3):
+    """How do these tasks stand? Answered now, and, with ``wait``, again when each ends."""
+
+    inbox: str
+    ids: list[str]
+    wait: bool
+
+
+class Forget(Struct, array_like=True, frozen=True, tag=_V + 4):
+    """Remove these results from the store."""
+
+    inbox: str
+    ids: list[str]
+
+
+class Query(Struct, array_like=True, frozen=True, tag=_V + 5):
+    """A question about the node itself; the answer is a :class:`Answer` with the same token."""
+
+    inbox: str
+    token: str
+    what: str
+    argument: bytes = b""
+
+
+FromProducer = Hello | Submit | Ship | Ask | Forget | Query
+
+
+# ── publisher → inbox ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Welcome(Struct, array_like=True, frozen=True, tag=2):
+    """The inbox is live. ``last`` is the highest number accepted from it, ``seq`` that of its last delivery."""
+
+    version: int
+    session: str
+    node: str
+    last: int
+    seq: int
+    max_message: int
+
+
+class Refusal(Struct, array_like=True, frozen=True):
+    """One sequence number that was taken and refused: ``reason`` is queue-full, malformed or callable-unknown."""
+
+    seq: int
+    reason: str
+    detail: str = ""
+
+
+class Answer(Struct, array_like=True, frozen=True):
+    """The answer to the query with this token."""
+
+    token: str
+    value: bytes
+
+
+class Delivery(Struct, array_like=True, frozen=True, tag=_V + 1):
+    """All that one loop turn has for one topic.
+
+    Arguments:
+        seq: counts the deliveries to this topic in this session; a gap says that some were lost.
+        upto: every sequence number up to this one is in the journal (-1: no news).
+        gap: what came after ``upto`` had a hole before it; send it again.
+        results: encoded :class:`Result` each.
+        pending: ids that were asked for and have no final result yet.
+    """
+
+    session: str
+    seq: int
+    upto: int = -1
+    gap: bool = False
+    results: list[Raw] = []
+    refusals: list[Refusal] = []
+    pending: list[str] = []
+    answers: list[Answer] = []
+
+
+ToInbox = Welcome | Delivery
+
+
+# ── worker ⇄ node ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Report(Struct, array_like=True, frozen=True):
+    """How one leased task went. ``followups`` are tasks that become durable together with its end."""
+
+    key: int
+    runtime: float
+    store: bool
+    result: Raw
+    followups: list[Raw] = []
+
+
+class Join(Struct, array_like=True, frozen=True, tag=3):
+    """A worker is there, or is back. Frozen like ``Hello``: it keeps its number and first field for ever.
+
+    Arguments:
+        generation: counts the joins of this worker; leases of an older one are void.
+        pid, started: of its process, on ``host``: with both, a process can't be taken for another.
+        word: path of the file that says which task is running, or ''.
+        parent: id of the supervisor, whose loss is not only this process's.
+        holding: keys that it still has to run or is running.
+        done: what it reported without having had an answer.
+        policies: acknowledgement flags of task names that differ from ``policy``.
+    """
+
+    version: int
+    generation: int
+    name: str
+    host: str
+    pid: int
+    started: int
+    word: str
+    parent_pid: int
+    parent_started: int
+    queues: list[str]
+    capacity: int
+    holding: list[int]
+    done: list[Report]
+    policy: int
+    policies: dict[str, int]
+
+
+class Done(Struct, array_like=True, frozen=True, tag=_V + 2):
+    """Finished tasks, and those handed back unstarted; ``number`` counts them within a generation.
+
+    ``busy``: lease me nothing until I report again.
+    """
+
+    generation: int
+    number: int
+    reports: list[Report]
+    returned: list[int]
+    busy: bool = False
+
+
+class Update(Struct, array_like=True, frozen=True, tag=_V + 3):
+    """A state that doesn't end a task (STARTED, progress)."""
+
+    key: int
+    result: Raw
+
+
+class Fetch(Struct, array_like=True, frozen=True, tag=_V + 4):
+    """Send me the callable with this digest."""
+
+    digest: str
+
+
+class Bye(Struct, array_like=True, frozen=True, tag=_V + 5):
+    """The worker leaves; answered by :class:`Farewell` once its reports are in the journal."""
+
+    generation: int
+    reports: list[Report]
+    returned: list[int]
+
+
+class Beat(Struct, array_like=True, frozen=True, tag=_V + 6):
+    """The workers with these ids are alive, says their supervisor or they themselves."""
+
+    workers: list[str]
+
+
+class Lost(Struct, array_like=True, frozen=True, tag=_V + 7):
+    """A supervisor saw one of its workers die; ``running`` is the key in its word (-1: none had started)."""
+
+    worker: str
+    running: int
+
+
+FromWorker = Join | Done | Update | Fetch | Bye | Beat | Lost
+
+
+class LeaseEntry(Struct, array_like=True, frozen=True):
+    """One leased task; ``losses`` workers were lost with it before."""
+
+    key: int
+    losses: int
+    task: Raw
+
+
+class Lease(Struct, array_like=True, frozen=True, tag=_V + 1):
+    """Tasks that are this worker's until it answers or is lost; its reports up to ``acked`` are in the journal.
+
+    ``keep``: in the answer to a ``Join``, which of the keys that the worker holds still are its own.
+    """
+
+    generation: int
+    acked: int
+    entries: list[LeaseEntry]
+    keep: list[int] | None = None
+
+
+class Blob(Struct, array_like=True, frozen=True, tag=_V + 2):
+    """A shipped callable, or None where the node has none of that digest."""
+
+    digest: str
+    blob: bytes | None
+
+
+class Farewell(Struct, array_like=True, frozen=True, tag=_V + 3):
+    """All that the leaving worker reported is in the journal."""
+
+
+class Rejoin(Struct, array_like=True, frozen=True, tag=4):
+    """The node doesn't know this worker (any more), or speaks another version: join (again)."""
+
+    version: int
+
+
+ToWorker = Lease | Blob | Farewell | Rejoin
+
+
+class Malformed:
+    """What a decoder gives for a frame that it can't read; never raised."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"Malformed({self.reason!r})"
+
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+
+_from_producer = msgspec.msgpack.Decoder(FromProducer)
+_to_inbox = msgspec.msgpack.Decoder(ToInbox)
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_task = msgspec.msgpack.Decoder(Task)
+_task_head = msgspec.msgpack.Decoder(TaskHead)
+_result = msgspec.msgpack.Decoder(Result)
+_result_head = msgspec.msgpack.Decoder(ResultHead)
+_loss = msgspec.msgpack.Decoder(Loss)
+
+#: All that msgspec raises on hostile bytes: its own errors, and those of what it calls (deep nesting, bad UTF-8).
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError, OverflowError, MemoryError)
+
+_T = TypeVar("_T")
+
+
+def _total(decoder: msgspec.msgpack.Decoder[_T], frame: Any) -> _T | Malformed:
+    try:
+        return decoder.decode(frame)
+    except _UNREADABLE as error:
+        return Malformed(str(error) or type(error).__name__)
+
+
+def encode_submit(inbox: str, seq: int, tasks: Sequence[Task]) -> bytes:
+    """A :class:`Submit` straight from tasks, each encoded once."""
+    return encode((_V + 1, inbox, seq, tasks))
+
+
+def encode_result(
+    task_id: str, state: str, final: bool, content_type: str, value: bytes, info: bytes, finished: float
+) -> bytes:
+    """A :class:`Result` straight from its fields: the hot path builds no object for it."""
+    return encode((task_id, state, final, content_type, value, info, finished))
+
+
+def decode_from_producer(frame: bytes) -> FromProducer | Malformed:
+    """What a collector reads from its PULL socket."""
+    return _total(_from_producer, frame)
+
+
+def decode_to_inbox(frame: bytes | memoryview) -> ToInbox | Malformed:
+    """What a producer reads from its inbox, after the topic."""
+    return _total(_to_inbox, frame)
+
+
+def decode_from_worker(frame: bytes) -> FromWorker | Malformed:
+    """What a node reads from a worker."""
+    return _total(_from_worker, frame)
+
+
+def decode_to_worker(frame: bytes) -> ToWorker | Malformed:
+    """What a worker reads from its node."""
+    return _total(_to_worker, frame)
+
+
+def decode_task(raw: Raw | bytes) -> Task | Malformed:
+    """The whole task, body and all: for workers."""
+    return _total(_task, raw)
+
+
+def decode_task_head(raw: Raw | bytes) -> TaskHead | Malformed:
+    """The task without head and body: for the node."""
+    return _total(_task_head, raw)
+
+
+def decode_result(raw: Raw | bytes) -> Result | Malformed:
+    """The whole result: for producers."""
+    return _total(_result, raw)
+
+
+def decode_result_head(raw: Raw | bytes) -> ResultHead | Malformed:
+    """Whose result it is and what it means: for the node."""
+    return _total(_result_head, raw)
+
+
+def decode_loss(value: bytes) -> Loss | Malformed:
+    """The value of a result whose content type is LOSS_TYPE."""
+    return _total(_loss, value)
+
+
+def topic_prefix(topic: str) -> bytes:
+    """What a subscriber subscribes to; the NUL keeps one topic from being the prefix of another."""
+    return topic.encode() + b"\0"

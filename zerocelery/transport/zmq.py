@@ -1,0 +1,420 @@
+"""The engine's sockets. Every option is set here, before the socket connects or binds, with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from typing import Final
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from zerocelery.engine.address import Address, check_directory
+from zerocelery.engine.errors import AddressError, NodeRunning
+
+#: Frames one subscriber may lag behind before the publisher drops for it; it then sees a gap and asks (numbering).
+_SUBSCRIBER_HWM: Final = 2_000
+
+#: Frames under way from one producer. Small: what has no receipt is kept by the producer anyway.
+_TASKS_HWM: Final = 2_000
+
+#: Clients that may be connected at once; each takes one descriptor per socket. libzmq's own default is 1,023.
+_MAX_SOCKETS: Final = 65_000
+
+#: How fast a lost peer is looked for again (milliseconds, doubling).
+_RECONNECT_MS: Final = 20
+_RECONNECT_MAX_MS: Final = 500
+
+#: A half-open TCP connection is noticed after this long without a pong (milliseconds).
+_HEARTBEAT_MS: Final = 2_000
+_HEARTBEAT_TIMEOUT_MS: Final = 6_000
+
+
+#: The node's sockets, in the order of its tables.
+_TASKS, _RESULTS, _LEASES = 0, 1, 2
+
+
+def _prepare(sock: zmq.Socket[bytes], address: Address, *, max_message: int = -1) -> None:
+    # Never wait for a peer when closing: what matters has a receipt or is kept (default: wait for ever).
+    sock.linger = 0
+    sock.reconnect_ivl = _RECONNECT_MS
+    sock.reconnect_ivl_max = _RECONNECT_MAX_MS
+    # A frame over the limit is refused before it is allocated; its sender has checked, so only strangers meet this.
+    sock.maxmsgsize = max_message
+    # A peer that opens a connection and says nothing is cut off.
+    sock.handshake_ivl = 5_000
+    if not address.is_ipc:
+        sock.heartbeat_ivl = _HEARTBEAT_MS
+        sock.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MS
+        sock.tcp_keepalive = 1
+        sock.ipv6 = ":" in address.host
+
+
+def _fd(sock: zmq.Socket[bytes]) -> int:
+    fd = sock.get(zmq.FD)
+    if not isinstance(fd, int):  # pyzmq types every option alike
+        raise TypeError(f"a socket's descriptor is a number, not {fd!r}")
+    return fd
+
+
+def _readable(sock: zmq.Socket[bytes]) -> bool:
+    events = sock.get(zmq.EVENTS)
+    return isinstance(events, int) and bool(events & zmq.POLLIN)
+
+
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    return context
+
+
+class ZmqNodePort:
+    """A node's sockets at its address.
+
+    Arguments:
+        address: where to bind; a TCP port of 0 takes three free ones in a row (:attr:`address` says which).
+
+    Raises:
+        NodeRunning: the TCP port is in use.
+        AddressError: the address can't be bound.
+    """
+
+    def __init__(self, address: Address, *, max_message: int) -> None:
+        self._context = _context()
+        self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+        try:
+            self.address = self._bind(address, max_message)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._poller = select.poll()
+        self._fds = (_fd(self._tasks), _fd(self._results), _fd(self._leases))
+        for fd in self._fds:
+            self._poller.register(fd, select.POLLIN)
+        # A ZeroMQ descriptor signals a change of state, not a state: a socket counts as readable until a receive has
+        # found it empty, and sending may swallow the signal of something that came in.
+        self._look = [True, True, True]
+        self._sent = [False, False, False]
+        self._pids: dict[int, int] = {}  # pidfd → pid
+        self._watched: dict[int, int] = {}
+        self._ended: list[int] = []
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poller.register(self._wake_read, select.POLLIN)
+
+    def _bind(self, address: Address, max_message: int) -> Address:
+        if address.is_ipc:
+            for name in ("tasks", "results", "leases"):
+                # The lock is ours, so a socket that is still there is a dead node's.
+                with contextlib.suppress(FileNotFoundError):
+                    (address.directory / name).unlink()
+        elif address.port == 0:
+            return self._bind_free(address, max_message)
+        self._make(address, max_message)
+        self._bind_all(address)
+        return address
+
+    def _bind_free(self, address: Address, max_message: int) -> Address:
+        for _ in range(50):
+            with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
+                probe.bind((address.host, 0))
+                candidate = address.with_port(min(probe.getsockname()[1], 65533))
+            self._make(candidate, max_message)
+            try:
+                self._bind_all(candidate)
+            except NodeRunning:
+                for sock in (self._tasks, self._results, self._leases):
+                    sock.close(linger=0)
+                continue
+            return candidate
+        raise AddressError(f"no three free ports in a row were found on {address.host}")
+
+    def _make(self, address: Address, max_message: int) -> None:
+        self._tasks = self._context.socket(zmq.PULL)
+        self._results = self._context.socket(zmq.XPUB)
+        self._leases = self._context.socket(zmq.ROUTER)
+        for sock in (self._tasks, self._results, self._leases):
+            _prepare(sock, address, max_message=max_message)
+        self._tasks.rcvhwm = _TASKS_HWM
+        self._results.sndhwm = _SUBSCRIBER_HWM
+        # Tell of every subscription, also of a topic that is known: a client that came back gets its welcome.
+        self._results.setsockopt(zmq.XPUB_VERBOSER, 1)
+        # A lease to a worker that is gone is an error to act on, not a message to drop in silence.
+        self._leases.router_mandatory = True
+        # A worker that reconnects keeps its id and takes over from its dead connection.
+        self._leases.router_handover = True
+        # At most one batch is under way to a worker; unlimited so that a lease never blocks the node.
+        self._leases.sndhwm = 0
+        self._leases.rcvhwm = 0
+
+    def _bind_all(self, address: Address) -> None:
+        before = os.umask(0o177) if address.is_ipc else None
+        try:
+            for sock, endpoint in (
+                (self._tasks, address.tasks),
+                (self._results, address.results),
+                (self._leases, address.leases),
+            ):
+                sock.bind(endpoint)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EADDRINUSE:
+                raise NodeRunning(
+                    f"{endpoint} is in use: another node, or another program, has this port. "
+                    f"Stop it, or choose another address"
+                ) from error
+            raise AddressError(f"the node can't listen at {endpoint}: {error.strerror}") from error
+        finally:
+            if before is not None:
+                os.umask(before)
+
+    def wait(self, seconds: float | None) -> None:
+        look, sent = self._look, self._sent
+        if sent[_RESULTS]:
+            sent[_RESULTS] = False
+            look[_RESULTS] = look[_RESULTS] or _readable(self._results)
+        if sent[_LEASES]:
+            sent[_LEASES] = False
+            look[_LEASES] = look[_LEASES] or _readable(self._leases)
+        if look[_TASKS] or look[_RESULTS] or look[_LEASES]:
+            seconds = 0
+        for fd, _ in self._poller.poll(None if seconds is None else int(seconds * 1000 + 0.999)):
+            if fd in self._fds:
+                look[self._fds.index(fd)] = True
+            elif fd == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(fd, 4096)
+            else:
+                self._ended.append(self._unwatch(fd))
+
+    def wake(self) -> None:
+        """Make a blocked :meth:`wait` return; safe in a signal handler."""
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b".")
+
+    def from_producers(self, limit: int) -> list[bytes]:
+        frames: list[bytes] = []
+        if not self._look[_TASKS]:
+            return frames
+        receive, append = self._tasks.recv, frames.append
+        try:
+            for _ in range(limit):
+                append(receive(zmq.NOBLOCK))
+        except zmq.Again:
+            self._look[_TASKS] = False
+        return frames
+
+    def from_workers(self, limit: int) -> list[tuple[str, bytes]]:
+        frames: list[tuple[str, bytes]] = []
+        if not self._look[_LEASES]:
+            return frames
+        try:
+            for _ in range(limit):
+                parts = self._leases.recv_multipart(zmq.NOBLOCK)
+                if len(parts) == 2:
+                    frames.append((parts[0].decode("ascii", "backslashreplace"), parts[1]))
+                else:
+                    frames.append(("", b""))  # no message of ours: counted as malformed
+        except zmq.Again:
+            self._look[_LEASES] = False
+        return frames
+
+    def subscriptions(self) -> list[tuple[bool, str]]:
+        changes: list[tuple[bool, str]] = []
+        if not self._look[_RESULTS]:
+            return changes
+        try:
+            while True:
+                frame = self._results.recv(zmq.NOBLOCK)
+                if len(frame) > 2 and frame[0] in (0, 1) and frame[-1] == 0:
+                    changes.append((frame[0] == 1, frame[1:-1].decode("utf-8", "backslashreplace")))
+        except zmq.Again:
+            self._look[_RESULTS] = False
+        return changes
+
+    def ended(self) -> list[int]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def publish(self, frame: bytes) -> None:
+        self._results.send(frame)
+        self._sent[_RESULTS] = True
+
+    def to_worker(self, worker_id: str, frame: bytes) -> bool:
+        try:
+            self._sent[_LEASES] = True
+            self._leases.send_multipart((worker_id.encode(), frame), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def watch(self, pid: int) -> bool:
+        if pid in self._watched:
+            return True
+        try:
+            fd = os.pidfd_open(pid)
+        except (AttributeError, OSError):  # not Linux, or the process is gone already
+            return False
+        self._watched[pid] = fd
+        self._pids[fd] = pid
+        self._poller.register(fd, select.POLLIN)
+        return True
+
+    def _unwatch(self, fd: int) -> int:
+        pid = self._pids.pop(fd)
+        del self._watched[pid]
+        self._poller.unregister(fd)
+        os.close(fd)
+        return pid
+
+    def close(self) -> None:
+        for fd in list(self._pids):
+            self._unwatch(fd)
+        # What was published last (farewells, results of the final turn) still leaves.
+        self._context.destroy(linger=500)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        if self.address.is_ipc:
+            for name in ("tasks", "results", "leases"):
+                with contextlib.suppress(FileNotFoundError):
+                    (self.address.directory / name).unlink()
+
+
+class ZmqClientLink:
+    """A producer's PUSH and SUB sockets.
+
+    Not thread-safe, with one exception that ZeroMQ allows: the PUSH side (``send``) and the SUB side (``receive``,
+    ``subscribe``) may be used by two threads, each under its own lock.
+    """
+
+    def __init__(self, address: Address) -> None:
+        if address.is_ipc:
+            check_directory(address.directory)
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = _context()
+        self._push = self._context.socket(zmq.PUSH)
+        self._sub = self._context.socket(zmq.SUB)
+        for sock in (self._push, self._sub):
+            _prepare(sock, address)
+        # Only a connected node gets frames: without it, a PUSH takes a thousand into memory and calls that success.
+        self._push.immediate = True
+        self._push.sndhwm = _TASKS_HWM
+        self._sub.rcvhwm = _SUBSCRIBER_HWM
+        # Subscriptions beyond the SUB's own send limit vanish, and those topics never match.
+        self._sub.sndhwm = 0
+        self._sub.rcvtimeo = self._timeout = -1
+        self._sub.connect(address.results)
+        self._push.connect(address.tasks)
+
+    def send(self, frame: bytes) -> bool:
+        try:
+            self._push.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def wait_sendable(self, seconds: float) -> bool:
+        return bool(self._push.poll(max(0, int(seconds * 1000)), zmq.POLLOUT))
+
+    def receive(self, seconds: float) -> bytes | None:
+        try:
+            if seconds <= 0:
+                return self._sub.recv(zmq.NOBLOCK)
+            timeout = int(seconds * 1000) + 1
+            if timeout != self._timeout:
+                self._sub.rcvtimeo = self._timeout = timeout
+            return self._sub.recv()
+        except zmq.Again:
+            return None
+
+    def subscribe(self, topic: str) -> None:
+        self._sub.subscribe(topic.encode() + b"\0")
+
+    def close(self) -> None:
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
+
+    def abandon(self) -> None:
+        # pyzmq's own finalisers check the process id and leave inherited sockets alone.
+        _abandoned.append((self._context, self._push, self._sub))
+        self._context = None
+
+
+#: Sockets that belong to the parent of this forked process; kept, so that nothing ever closes them here.
+_abandoned: list[object] = []
+
+
+class ZmqWorkerLink:
+    """A worker's DEALER, with its socket monitor and a pipe to be woken by.
+
+    :meth:`receive` belongs to the worker's own thread; ``send`` and :meth:`drain` may be called by another thread
+    under the worker's lock, while the worker's thread is not in ``receive``.
+    """
+
+    def __init__(self, address: Address, worker_id: str) -> None:
+        if address.is_ipc:
+            check_directory(address.directory)
+        self._context = _context()
+        self._dealer = self._context.socket(zmq.DEALER)
+        _prepare(self._dealer, address)
+        # The id stays the same over reconnects: the node finds the worker's leases again.
+        self._dealer.routing_id = worker_id.encode()
+        self._dealer.immediate = True
+        self._dealer.sndhwm = 0
+        self._dealer.rcvhwm = 0
+        self._monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poller = select.poll()
+        self._poller.register(_fd(self._dealer), select.POLLIN)
+        self._poller.register(_fd(self._monitor), select.POLLIN)
+        self._poller.register(self._wake_read, select.POLLIN)
+        self._closed = threading.Event()
+        self._dealer.connect(address.leases)
+
+    def send(self, frame: bytes) -> bool:
+        try:
+            self._dealer.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self, seconds: float | None) -> bytes | None:
+        # First: sending, or an earlier receive, may have swallowed the descriptor's signal.
+        frame = self.drain()
+        if frame is not None or (seconds is not None and seconds <= 0):
+            return frame
+        for fd, _ in self._poller.poll(None if seconds is None else int(seconds * 1000) + 1):
+            if fd == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(fd, 4096)
+        return self.drain()
+
+    def drain(self) -> bytes | None:
+        """One frame that is there, without blocking."""
+        try:
+            return self._dealer.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def reconnected(self) -> bool:
+        fresh = False
+        try:
+            while True:
+                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+                fresh = fresh or event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        except zmq.Again:
+            return fresh
+
+    def wake(self) -> None:
+        if not self._closed.is_set():
+            with contextlib.suppress(OSError):
+                os.write(self._wake_write, b".")
+
+    def close(self, *, linger: float = 0.0) -> None:
+        self._closed.set()
+        self._dealer.disable_monitor()
+        self._context.destroy(linger=int(linger * 1000))
+        os.close(self._wake_read)
+        os.close(self._wake_write)
