@@ -39,6 +39,9 @@ BATCH_SECONDS: Final = 0.003
 _UNKNOWN_SECONDS: Final = 1.0
 _LEAST_SECONDS: Final = 20e-6
 
+#: What a process had sent before it died may still be on its way when its end is seen (seconds).
+_LAST_WORDS: Final = 0.03
+
 #: How long a lost child's supervisor may take to turn out lost as well.
 _PARENT_GRACE: Final = 0.25
 
@@ -75,7 +78,7 @@ class WorkerState:
     """One worker as the collector sees it."""
 
     __slots__ = (
-        "acked", "beat", "busy", "capacity", "frozen", "generation", "held", "id", "joined", "local", "seconds",
+        "acked", "beat", "busy", "capacity", "ending", "frozen", "generation", "held", "id", "joined", "local", "seconds",
         "silent_until",
     )  # fmt: skip
 
@@ -88,6 +91,7 @@ class WorkerState:
         self.generation = joined.generation
         self.acked = 0
         self.busy = False
+        self.ending = False  # its process has ended
         self.local = False
         self.beat = 0.0
         self.frozen = False
@@ -138,6 +142,7 @@ class Collector:
         self._estimates: dict[str, float] = {}
         self._lease_number = lease_number
         self._left_of_lease: dict[int, int] = {}
+        self._ended: list[tuple[float, WorkerState]] = []
         self._undecided: list[tuple[float, WorkerState, list[Entry]]] = []
         self._came_back = False
 
@@ -486,7 +491,7 @@ class Collector:
 
     def _offer(self, worker: WorkerState) -> None:
         """The worker could take (more) tasks."""
-        if not worker.busy and len(worker.held) < worker.capacity and worker.seconds < BATCH_SECONDS:
+        if not worker.busy and not worker.ending and len(worker.held) < worker.capacity and worker.seconds < BATCH_SECONDS:
             self._ready[worker.id] = worker
 
     def hand_out(self) -> None:
@@ -554,11 +559,12 @@ class Collector:
 
     def process_ended(self, pid: int) -> None:
         """A worker's process on this machine is no more."""
-        for worker_id in list(self._by_pid.get(pid, ())):
+        for worker_id in self._by_pid.pop(pid, ()):
             worker = self.workers.get(worker_id)
             if worker is not None:
-                self.lose(worker, f"its process {pid} died")
-        self._by_pid.pop(pid, None)
+                worker.ending = True
+                self._ready.pop(worker_id, None)
+                self._ended.append((self.clock.monotonic() + _LAST_WORDS, worker))
 
     def lose(self, worker: WorkerState, why: str, *, running: int | None = None) -> None:
         """Settle what a lost worker held: unstarted tasks go back as they were, started ones by their own rule."""
@@ -640,8 +646,19 @@ class Collector:
     def tick(self) -> None:
         """Do what is due: ETA tasks, undecided losses, workers that are frozen, silent or never came back."""
         self._release_due()
+        if self._ended:
+            self._lose_ended()
         if self._undecided:
             self._decide()
+
+    def _lose_ended(self) -> None:
+        now = self.clock.monotonic()
+        due = [worker for at, worker in self._ended if at <= now]
+        if due:
+            self._ended = [(at, worker) for at, worker in self._ended if at > now]
+            for worker in due:
+                if self.workers.get(worker.id) is worker:
+                    self.lose(worker, f"its process {worker.joined.pid} died")
 
     def _release_due(self) -> None:
         ledger = self.ledger
@@ -715,6 +732,8 @@ class Collector:
             waits.append(self.ledger.next_due - self.clock.wall())
         if self._undecided:
             waits.append(0.02)
+        if self._ended:
+            waits.append(self._ended[0][0] - self.clock.monotonic())
         return max(0.0, min(waits)) if waits else None
 
     @property

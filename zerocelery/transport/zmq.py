@@ -198,7 +198,12 @@ class ZmqNodePort:
             return frames
         receive, append = self._tasks.recv, frames.append
         try:
-            for _ in range(limit):
+            append(receive(zmq.NOBLOCK))
+            # One alone is the common case of a quiet node, and an exception costs more than a question.
+            if not _readable(self._tasks):
+                self._look[_TASKS] = False
+                return frames
+            for _ in range(limit - 1):
                 append(receive(zmq.NOBLOCK))
         except zmq.Again:
             self._look[_TASKS] = False
@@ -209,12 +214,15 @@ class ZmqNodePort:
         if not self._look[_LEASES]:
             return frames
         try:
-            for _ in range(limit):
+            while len(frames) < limit:
                 parts = self._leases.recv_multipart(zmq.NOBLOCK)
                 if len(parts) == 2:
                     frames.append((parts[0].decode("ascii", "backslashreplace"), parts[1]))
                 else:
                     frames.append(("", b""))  # no message of ours: counted as malformed
+                if not _readable(self._leases):
+                    self._look[_LEASES] = False
+                    break
         except zmq.Again:
             self._look[_LEASES] = False
         return frames
@@ -243,7 +251,8 @@ class ZmqNodePort:
     def to_worker(self, worker_id: str, frame: bytes) -> bool:
         try:
             self._sent[_LEASES] = True
-            self._leases.send_multipart((worker_id.encode(), frame), zmq.NOBLOCK)
+            self._leases.send(worker_id.encode(), zmq.NOBLOCK | zmq.SNDMORE)
+            self._leases.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 return False
@@ -320,7 +329,7 @@ class ZmqClientLink:
     def receive(self, seconds: float) -> bytes | None:
         try:
             if seconds <= 0:
-                return self._sub.recv(zmq.NOBLOCK)
+                return self._sub.recv(zmq.NOBLOCK) if _readable(self._sub) else None
             timeout = int(seconds * 1000) + 1
             if timeout != self._timeout:
                 self._sub.rcvtimeo = self._timeout = timeout
@@ -394,7 +403,7 @@ class ZmqWorkerLink:
     def drain(self) -> bytes | None:
         """One frame that is there, without blocking."""
         try:
-            return self._dealer.recv(zmq.NOBLOCK)
+            return self._dealer.recv(zmq.NOBLOCK) if _readable(self._dealer) else None
         except zmq.Again:
             return None
 
