@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from zerocelery import __version__
 from zerocelery.bin.base import EX_OK, CLIContext, CommandError, Failed, Unavailable, environment
 from zerocelery.engine.errors import AddressError, EngineError, NodeRunning, NodeUnreachable
 
@@ -80,7 +81,7 @@ def _load(name: str | None) -> Any:
 @click.option("--workdir", type=click.Path(exists=True, file_okay=False), help="Work in this directory.")
 @click.option("-C", "--no-color", is_flag=True, help="No colours.")
 @click.option("-q", "--quiet", is_flag=True, help="No banner and no notices.")
-@click.version_option(package_name="zerocelery", message="zerocelery %(version)s")
+@click.version_option(__version__, message="zerocelery %(version)s")
 @click.pass_context
 def celery(
     ctx: click.Context,

@@ -113,7 +113,7 @@ class Plan:
 
     def banner(self, *, all_tasks: bool) -> str:
         """A few lines for a person; with every task's name where asked."""
-        from importlib.metadata import version
+        from zerocelery import __version__
 
         rows = {
             "app": self.app,
@@ -122,7 +122,7 @@ class Plan:
             "queues": ", ".join(self.queues),
             "tasks": str(len(self.tasks)) if self.tasks else "none of its own; runs those that clients ship",
         }
-        lines = [f"{self.name} (zerocelery {version('zerocelery')})"]
+        lines = [f"{self.name} (zerocelery {__version__})"]
         lines += [f"  {label:<6}  {text}" for label, text in rows.items()]
         if all_tasks:
             lines += [f"          {name}" for name in self.tasks]

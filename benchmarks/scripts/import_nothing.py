@@ -1,0 +1,1 @@
+"""What the bare interpreter costs: taken off the others."""

@@ -1,0 +1,68 @@
+"""Celery's API on a ZeroMQ task queue that needs no server."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from zerocelery import signals, states
+    from zerocelery._ids import uuid
+    from zerocelery._state import current_app, current_task
+    from zerocelery.app import bugreport, shared_task
+    from zerocelery.app.base import Celery
+    from zerocelery.app.task import Task
+    from zerocelery.canvas.signature import Signature, maybe_signature, signature, subtask
+    from zerocelery.result import AsyncResult
+
+__version__ = "0.1.0"
+
+__all__ = (
+    "AsyncResult",
+    "Celery",
+    "Signature",
+    "Task",
+    "bugreport",
+    "current_app",
+    "current_task",
+    "maybe_signature",
+    "shared_task",
+    "signals",
+    "signature",
+    "states",
+    "subtask",
+    "uuid",
+)
+
+#: Where each name lives. Nothing is imported before it is asked for: importing zerocelery is to cost next to nothing.
+_HOMES = {
+    "AsyncResult": "zerocelery.result",
+    "Celery": "zerocelery.app.base",
+    "Signature": "zerocelery.canvas.signature",
+    "Task": "zerocelery.app.task",
+    "bugreport": "zerocelery.app",
+    "current_app": "zerocelery._state",
+    "current_task": "zerocelery._state",
+    "maybe_signature": "zerocelery.canvas.signature",
+    "shared_task": "zerocelery.app",
+    "signature": "zerocelery.canvas.signature",
+    "subtask": "zerocelery.canvas.signature",
+    "uuid": "zerocelery._ids",
+}
+_MODULES = frozenset({"signals", "states"})
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(home), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,456 @@
+"""Sending tasks: a call becomes a message, the message an engine's task, and that goes to the node.
+
+Two ways lead there. A :class:`Plan` holds all that is the same in every plain call of one task, and only adds id and
+arguments; ``compose`` takes every option there is.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+
+from zerocelery import _state, signals
+from zerocelery._ids import uuid
+from zerocelery._state import frames
+from zerocelery.app import message as _message
+from zerocelery.app.message import Head, TaskMessage, head_bytes, plain_body, to_wire
+from zerocelery.app.routes import Router
+from zerocelery.app.ship import Shipment
+from zerocelery.engine import wire
+from zerocelery.exceptions import AlwaysEagerIgnored
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zerocelery.app.base import Celery
+    from zerocelery.app.task import Task
+    from zerocelery.canvas.signature import Signature
+
+_before = signals.before_task_publish
+_after = signals.after_task_publish
+_sent = signals.task_sent
+
+#: What the node keeps results for unless a task says otherwise: a day.
+_USUAL_KEEP = 86_400.0
+#: "For ever", as a number of seconds.
+_FOREVER = 100 * 365 * _USUAL_KEEP
+
+#: Options of apply_async that mean something to somebody else only.
+_DROPPED = frozenset(
+    [
+        "producer",
+        "connection",
+        "router",
+        "publisher",
+        "retry",
+        "retry_policy",
+        "add_to_parent",
+        "exchange_type",
+        "timeout",
+        "confirm_timeout",
+        "mandatory",
+        "immediate",
+        "declare",
+        "result_cls",
+        "route_name",
+        "expiration",
+        "taskset",
+    ]
+)
+
+
+class Plan:
+    """How a plain call of one task is sent.
+
+    Arguments:
+        usable: False where every call of this task needs the long way.
+    """
+
+    __slots__ = (
+        "_client", "_flags", "_head", "_head_of", "_keep", "_make", "_name", "_priority", "_queue", "_result",
+        "_shipment", "app", "check", "epoch", "ignored", "usable",
+    )  # fmt: skip
+
+    def __init__(self, sender: Sender, task: Task[..., Any]) -> None:
+        app = sender.app
+        self.app = app
+        self.epoch = app.epoch
+        self.check = task.__header__ if task.typing else None
+        self.usable = _can_be_planned(sender, task)
+        if not self.usable:
+            return
+        options = sender.router.route(task._get_exec_options(), task.name, (), {}, task)
+        limits = (task.time_limit, task.soft_time_limit)
+        priority = options.get("priority")
+        self._name: str = task.name
+        self._queue = sender.queue_of(options)
+        self._priority = min(max(int(priority or 0), 0), 255)
+        self._flags = policy(task)
+        self._keep = sender.keep
+        self.ignored = bool(task.ignore_result)
+        if self.ignored:
+            self._flags |= wire.IGNORE_RESULT
+        self._head = head_bytes(
+            Head(
+                origin=_message.origin(),
+                timelimit=limits if limits != (None, None) else None,
+                has_priority=priority is not None,
+            )
+        )
+        self._client = app.client
+        self._shipment = sender.shipment(task)
+        self._result = _result_maker(app, task)
+
+    def send(self, args: Any, kwargs: Any, task_id: str | None) -> Any:
+        """Send the task; None where this call needs the long way."""
+        if frames.get() is not None or _before.receivers or _after.receivers or _sent.receivers:
+            return None
+        kind = type(args)
+        if (kind is not tuple and kind is not list) or type(kwargs) is not dict:
+            return None
+        if self.check is not None:
+            self.check(*args, **kwargs)
+        body = plain_body(args, kwargs)
+        if body is None:
+            return None
+        if task_id is None:
+            task_id = uuid()
+        client = self._client
+        task = wire.Task(
+            id=task_id,
+            name=self._name,
+            queue=self._queue,
+            priority=self._priority,
+            flags=self._flags,
+            topics=() if self.ignored else (client.producer.inbox,),
+            keep=self._keep,
+            digest=None if self._shipment is None else self._shipment.send(client),
+            head=self._head,
+            body=body,
+        )
+        result = self._result(task_id)
+        result._token = client.submit(task)
+        result.ignored = self.ignored
+        return result
+
+
+def _can_be_planned(sender: Sender, task: Task[..., Any]) -> bool:
+    """Whether plain calls of the task differ in id and arguments alone."""
+    from zerocelery.app.base import Celery
+    from zerocelery.app.task import Task as BaseTask
+
+    app, kind = sender.app, type(task)
+    conf = app.conf
+    limits = task.time_limit, task.soft_time_limit
+    return (
+        not conf["task_always_eager"]
+        and app.has_node
+        and task.serializer in (None, "json", "application/json")
+        and task.compression is None
+        and task.expires is None
+        and not (limits[0] and limits[1] and limits[1] > limits[0])
+        and not sender.routes_by_arguments
+        # whoever replaces one of these wants to see every call
+        and kind.shadow_name is BaseTask.shadow_name
+        and kind._apply_async is BaseTask._apply_async
+        and type(app).send_task is Celery._sends_by_itself
+    )
+
+
+def _result_maker(app: Celery, task: Task[..., Any]) -> Any:
+    from zerocelery.app.task import Task as BaseTask
+
+    if type(task).AsyncResult is not BaseTask.AsyncResult:
+        return task.AsyncResult
+    make, backend, name = app.AsyncResult, task.backend, task.name
+
+    def result(task_id: str) -> Any:
+        return make(task_id, backend, name)
+
+    return result
+
+
+def policy(task: Task[..., Any]) -> int:
+    """The engine's flags for a task's acknowledgement."""
+    flags = 0
+    if task.acks_late:
+        flags |= wire.ACK_LATE
+        if task.reject_on_worker_lost:
+            flags |= wire.REJECT_ON_LOST
+    return flags
+
+
+class Sender:
+    """All that an app needs to send tasks; made anew when its settings change."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.epoch = app.epoch
+        conf = app.conf
+        self.router = Router.of(app)
+        self.default_queue = str(conf["task_default_queue"])
+        self.keep = _keep(conf["result_expires"])
+        self._ships = conf["ship_callables"]
+
+    @property
+    def routes_by_arguments(self) -> bool:
+        """Whether a task's queue may depend on what it is called with."""
+        from zerocelery.app.routes import MapRoute
+
+        return any(type(route) is not MapRoute for route in self.router.routes)
+
+    def plan(self, task: Task[..., Any]) -> Plan:
+        """How plain calls of this task are sent."""
+        return Plan(self, task)
+
+    def queue_of(self, options: dict[str, Any]) -> str:
+        """The name of the queue that routed options lead to."""
+        return self.router.queue_name(options, self.default_queue)
+
+    def shipment(self, task: Task[..., Any] | None) -> Shipment | None:
+        """What travels with a task that workers can't import; None for all others."""
+        if task is None or task.ship is False:
+            return None
+        wanted = self._ships if task.ship is None else task.ship
+        if wanted is None:
+            wanted = self.app.client.is_local_socket
+        return Shipment.of(task) if wanted else None
+
+    # ── the long way ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def send(
+        self, name: str, args: Any, kwargs: Any, task: Any, options: dict[str, Any]
+    ) -> tuple[str, int | None, Any]:
+        """Send one call with any options; gives its id, the token to wait with, and whether its result is ignored."""
+        message = self.compose(name, args, kwargs, task, options)
+        message = self._announce(message, options)
+        prepared = self.prepare(message, task)
+        token = self.app.client.submit(prepared)
+        self._announced(message)
+        return message.id, token, message.ignore_result
+
+    def prepare(self, message: TaskMessage, task: Any) -> wire.Task:
+        """The engine's task for a message; its callable is on its way when this returns."""
+        client = self.app.client
+        shipment = self.shipment(task)
+        return to_wire(
+            message,
+            topics=(client.producer.inbox,),
+            flags=policy(task) if task is not None else 0,
+            keep=self.keep,
+            digest=None if shipment is None else shipment.send(client),
+        )
+
+    def retry(self, task: Task[..., Any], again: Signature) -> None:
+        """Send a running task again: with the end of this run where it came from a node, at once elsewhere."""
+        frame = _state.frame_of(task)
+        run = frame.source if frame is not None else None
+        if frame is None or frame.followups is None or run is None:
+            again.apply_async()
+            return
+        options = dict(again.options)
+        original: wire.Task = run.task
+        if not any(options.get(key) for key in ("queue", "routing_key", "exchange")):
+            options["queue"] = original.queue
+        options.setdefault("ignore_result", bool(original.flags & wire.IGNORE_RESULT))
+        message = self._announce(self.compose(task.name, again.args, again.kwargs, task, options), options)
+        prepared = to_wire(
+            message, topics=original.topics, flags=original.flags, keep=original.keep, digest=original.digest
+        )
+        frame.followups.append(prepared)
+        self._announced(message)
+
+    def follow(self, frame: _state.Frame, signature: Signature, args: Any, options: dict[str, Any]) -> Any:
+        """Send a callback with the outcome of the task that it follows; gives its result."""
+        merged_args, merged_kwargs, merged = signature._merge(args, {}, options)
+        task = signature._known_type()
+        message = self.compose(signature["task"], merged_args, merged_kwargs, task, dict(merged))
+        message = self._announce(message, merged)
+        prepared = msgspec.structs.replace(self.prepare(message, task), topics=())
+        if frame.followups is None:
+            self.app.client.submit(prepared)
+        else:
+            frame.followups.append(prepared)
+        self._announced(message)
+        return self.app.AsyncResult(message.id)
+
+    def compose(self, name: str, args: Any, kwargs: Any, task: Any, options: dict[str, Any]) -> TaskMessage:
+        """Parse a call into a message."""
+        options = self.router.route(options, options.pop("route_name", None) or name, args, kwargs, task)
+        take = options.pop
+        task_id = take("task_id", None) or uuid()
+        root_id, parent_id = take("root_id", None), take("parent_id", None)
+        root_id, parent_id = self._ancestors(task_id, root_id, parent_id, options)
+        stamped = list(take("stamped_headers", None) or ())
+        eta, countdown = take("eta", None), take("countdown", None)
+        time_limit, soft_time_limit = take("time_limit", None), take("soft_time_limit", None)
+        queue = self.queue_of(options)
+        declared = take("queue", None)
+        exchange = take("exchange", None) or getattr(declared, "exchange", None)
+        return TaskMessage(
+            id=task_id,
+            task=name,
+            args=_positional(args),
+            kwargs=_keywords(kwargs),
+            callbacks=_several(take("link", None)),
+            errbacks=_several(take("link_error", None)),
+            chain=take("chain", None),
+            chord=take("chord", None),
+            eta=self._moment(eta, countdown),
+            expires=self._expiry(take("expires", None)),
+            retries=take("retries", None) or 0,
+            timelimit=(time_limit, soft_time_limit),
+            root_id=root_id,
+            parent_id=parent_id,
+            group=take("group_id", None),
+            group_index=take("group_index", None),
+            shadow=take("shadow", None),
+            origin=take("origin", None) or _message.origin(),
+            argsrepr=take("argsrepr", None),
+            kwargsrepr=take("kwargsrepr", None),
+            ignore_result=take("ignore_result", None),
+            reply_to=take("reply_to", None) or "",
+            replaced_task_nesting=take("replaced_task_nesting", None) or 0,
+            stamped_headers=stamped or None,
+            stamps={stamp: _several(take(stamp, None)) or [] for stamp in stamped},
+            queue=queue,
+            exchange=getattr(exchange, "name", exchange) or None,
+            routing_key=take("routing_key", None) or getattr(declared, "routing_key", None) or queue,
+            priority=take("priority", None),
+            delivery_mode=take("delivery_mode", None),
+            serializer=take("serializer", None) or self.app.conf["task_serializer"],
+            compression=take("compression", None) or self.app.conf["task_compression"],
+            headers=dict(take("headers", None) or {}),
+            properties={key: value for key, value in options.items() if key not in _DROPPED},
+        )
+
+    def _ancestors(
+        self, task_id: str, root_id: str | None, parent_id: str | None, options: dict[str, Any]
+    ) -> tuple[str, str | None]:
+        """Root and parent: those given, or else the task that runs here."""
+        if not root_id or not parent_id:
+            frame = _state.worker_frame()
+            if frame is not None:
+                request = frame.request
+                root_id = root_id or request.root_id or request.id
+                parent_id = parent_id or request.id
+                if self.app.conf["task_inherit_parent_priority"] and options.get("priority") is None:
+                    options["priority"] = (request.delivery_info or {}).get("priority")
+        return root_id or task_id, parent_id
+
+    def _moment(self, eta: Any, countdown: float | None) -> datetime | None:
+        if countdown is not None and not eta:
+            return datetime.fromtimestamp(time.time() + float(countdown), timezone.utc) if countdown else None
+        return self._aware(eta) if eta else None
+
+    def _expiry(self, expires: Any) -> datetime | None:
+        if expires is None:
+            return None
+        if isinstance(expires, timedelta):
+            expires = expires.total_seconds()
+        if isinstance(expires, (int, float)):
+            return datetime.fromtimestamp(time.time() + max(float(expires), 0.0), timezone.utc)
+        return self._aware(expires)
+
+    def _aware(self, moment: Any) -> datetime:
+        """A moment in UTC; a naive one is in the app's zone."""
+        from zerocelery.utils.time import to_timestamp
+
+        return datetime.fromtimestamp(to_timestamp(moment, self.app.timezone), timezone.utc)
+
+    # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _announce(self, message: TaskMessage, options: dict[str, Any]) -> TaskMessage:
+        if not _before.receivers:
+            return message
+        headers, properties, body = message.protocol_headers(), message.protocol_properties(), message.body
+        conf = self.app.conf
+        _before.send(
+            sender=message.task,
+            body=body,
+            exchange=message.exchange or "",
+            routing_key=message.routing_key,
+            declare=[],
+            headers=headers,
+            properties=properties,
+            retry_policy={**conf["task_publish_retry_policy"], **(options.get("retry_policy") or {})},
+        )
+        return _message.with_receivers_changes(message, headers, properties, body)
+
+    def _announced(self, message: TaskMessage) -> None:
+        if _after.receivers:
+            _after.send(
+                sender=message.task,
+                body=message.body,
+                headers=message.protocol_headers(),
+                exchange=message.exchange or "",
+                routing_key=message.routing_key,
+            )
+        if _sent.receivers:
+            _sent.send(
+                sender=message.task,
+                task_id=message.id,
+                task=message.task,
+                args=message.args,
+                kwargs=message.kwargs,
+                eta=message.eta,
+                taskset=message.group,
+            )
+
+
+def send_by_name(app: Celery, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+    """What ``app.send_task`` does once its arguments are in one dict; gives the AsyncResult."""
+    task = options.pop("task_type", None)
+    if app.conf["task_always_eager"] and task is None:
+        warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=3)
+    if task is None:
+        task = app._tasks.get(name)
+        if task is not None:
+            options = {**task._get_exec_options(), **options}
+    make = options.pop("result_cls", None) or app.AsyncResult
+    add_to_parent = options.pop("add_to_parent", True)
+    task_id, token, ignored = app.sender.send(name, args, kwargs, task, options)
+    result = make(task_id)
+    result.ignored = ignored
+    result._token = token
+    if add_to_parent:
+        frame = _state.worker_frame()
+        if frame is not None and frame.task is not None:
+            frame.task.add_trail(result)
+    return result
+
+
+def _positional(args: Any) -> Any:
+    if args is None:
+        return ()
+    if isinstance(args, (list, tuple)):
+        return args
+    raise TypeError("task args must be a list or tuple")
+
+
+def _keywords(kwargs: Any) -> dict[str, Any]:
+    if kwargs is None:
+        return {}
+    if hasattr(kwargs, "items"):
+        return kwargs  # type: ignore[no-any-return]
+    raise TypeError("task keyword arguments must be a mapping")
+
+
+def _several(value: Any) -> list[Any] | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)):
+        return list(value) or None
+    return [value]
+
+
+def _keep(expires: Any) -> float | None:
+    """Seconds that results are kept, as the engine wants them: None is its own default."""
+    if isinstance(expires, timedelta):
+        expires = expires.total_seconds()
+    if not expires:
+        return _FOREVER
+    return None if float(expires) == _USUAL_KEEP else float(expires)

@@ -1,0 +1,600 @@
+"""Tasks: functions that know how to be called elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+from zerocelery import _state
+from zerocelery._ids import uuid
+from zerocelery._state import Frame, frame_of, frames
+from zerocelery.app.context import Context
+from zerocelery.app.registry import _unpickle_task
+from zerocelery.app.utils import appstr
+from zerocelery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from typing import Any, Generic, ParamSpec, TypeVar
+
+    from zerocelery.app.base import Celery
+    from zerocelery.canvas.signature import Signature
+    from zerocelery.result import AsyncResult, EagerResult
+
+    P = ParamSpec("P")
+    R = TypeVar("R", covariant=True)
+
+    class _Typed(Generic[P, R]):
+        pass
+
+else:
+
+    class _Typed:
+        __class_getitem__ = classmethod(lambda cls, item: cls)
+
+
+__all__ = ("Context", "Task")
+
+#: Attributes that a task has from its app's settings unless it says otherwise.
+_FROM_CONFIG = (
+    ("serializer", "task_serializer"),
+    ("rate_limit", "task_default_rate_limit"),
+    ("priority", "task_default_priority"),
+    ("time_limit", "task_time_limit"),
+    ("soft_time_limit", "task_soft_time_limit"),
+    ("track_started", "task_track_started"),
+    ("acks_late", "task_acks_late"),
+    ("acks_on_failure_or_timeout", "task_acks_on_failure_or_timeout"),
+    ("acks_on_failure", "task_acks_on_failure"),
+    ("acks_on_timeout", "task_acks_on_timeout"),
+    ("reject_on_worker_lost", "task_reject_on_worker_lost"),
+    ("retry_on_worker_lost", "task_retry_on_worker_lost"),
+    ("ignore_result", "task_ignore_result"),
+    ("store_eager_result", "task_store_eager_result"),
+    ("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
+    ("compression", "task_compression"),
+)
+_CONFIGURED = frozenset(name for name, _ in _FROM_CONFIG)
+
+#: Options of apply_async that a task may have as attributes.
+_EXEC_OPTIONS = (
+    "queue",
+    "routing_key",
+    "exchange",
+    "priority",
+    "expires",
+    "serializer",
+    "delivery_mode",
+    "compression",
+    "time_limit",
+    "soft_time_limit",
+)
+
+#: Changing one of these changes how a task is sent.
+_PLANNED = _CONFIGURED | {*_EXEC_OPTIONS, "name", "typing", "ship", "run", "__header__", "shadow_name"}
+
+
+class Recipe:
+    """What ``@app.task`` was given, to make the same task again elsewhere."""
+
+    __slots__ = ("base", "bind", "function", "options")
+
+    def __init__(self, function: Any, *, base: Any, bind: bool, options: dict[str, Any]) -> None:
+        self.function = function
+        self.base = base
+        self.bind = bind
+        self.options = options
+
+
+class _Configured:
+    """An attribute whose value is a setting's until somebody sets it on a task or a task class."""
+
+    __slots__ = ("setting",)
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def __get__(self, task: Any, owner: type) -> Any:
+        return None if task is None else task.app.conf[self.setting]
+
+
+class Task(_Typed["P", "R"]):
+    """A task of an app.
+
+    Functions become tasks by ``@app.task``; a class with a ``run`` method by ``app.register_task``. One instance serves
+    all runs of a process; what belongs to one run is in ``request``.
+
+    Arguments of ``@app.task`` are attributes here: what follows is what each is unless it is set.
+    """
+
+    #: Set where the task's function is wrapped for it.
+    __trace__: Any = None
+    __header__: Any = None
+
+    name: Any = None
+    #: Whether arguments are checked against the function's signature when the task is sent.
+    typing: bool | None = None
+    max_retries: int | None = 3
+    #: Seconds.
+    default_retry_delay: float = 180
+    #: Whether results of tasks that this one calls are kept as its children.
+    trail = True
+    send_events = True
+    #: Exceptions that are no surprise: logged without a traceback.
+    throws: tuple[type[BaseException], ...] = ()
+    expires: Any = None
+    queue: Any = None
+    exchange: Any = None
+    routing_key: Any = None
+    delivery_mode: Any = None
+    resultrepr_maxsize = 1024
+    abstract = True
+    #: Whether the function may travel to workers that can't import it; None asks the setting ``ship_callables``.
+    ship: bool | None = None
+
+    Request = "zerocelery.worker.request:Request"
+    Strategy = "zerocelery.worker.strategy:default"
+    MaxRetriesExceededError = MaxRetriesExceededError
+    OperationalError: Any
+
+    from_config = _FROM_CONFIG
+
+    serializer: Any
+    rate_limit: Any
+    priority: Any
+    time_limit: Any
+    soft_time_limit: Any
+    track_started: Any
+    acks_late: Any
+    acks_on_failure_or_timeout: Any
+    acks_on_failure: Any
+    acks_on_timeout: Any
+    reject_on_worker_lost: Any
+    retry_on_worker_lost: Any
+    ignore_result: Any
+    store_eager_result: Any
+    store_errors_even_if_ignored: Any
+    compression: Any
+
+    _app: Celery | None = None
+    _backend: Any = None
+    _plan: Any = None
+    _default_request: Context | None = None
+    _decorated_fun: Any = None
+    _recipe: Recipe | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _CONFIGURED.intersection(cls.__dict__):
+            if cls.__dict__[name] is None:
+                # None says "as the settings do"
+                delattr(cls, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _PLANNED:
+            self.__dict__["_plan"] = None
+            if value is None and name in _CONFIGURED:
+                self.__dict__.pop(name, None)
+                return
+        object.__setattr__(self, name, value)
+
+    # ── app ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def app(self) -> Celery:
+        app = self._app
+        return app if app is not None else _state.get_current_app()
+
+    @app.setter
+    def app(self, app: Celery) -> None:
+        self.bind(app)
+
+    def _get_app(self) -> Celery:
+        return self.app
+
+    def bind(self, app: Celery) -> Celery:
+        """Make this a task of the app."""
+        self._app = app
+        self._plan = None
+        if self.typing is None:
+            self.typing = app.strict_typing
+        self.on_bound(app)
+        return app
+
+    def on_bound(self, app: Celery) -> None:
+        """Called when the task has got its app."""
+
+    @property
+    def backend(self) -> Any:
+        """Where this task's results are kept."""
+        return self._backend if self._backend is not None else self.app.backend
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
+
+    # ── calling ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, as a function."""
+        _state.push(Frame(self, request=Context(args=args, kwargs=kwargs)))
+        try:
+            return self.run(*args, **kwargs)  # type: ignore[no-any-return]
+        finally:
+            _state.pop()
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """What the task does."""
+        raise NotImplementedError("Tasks must define the run method.")
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send the task with these arguments."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """Send the task.
+
+        Arguments:
+            args, kwargs: what to call it with.
+            task_id: its id; a new one unless given.
+            link, link_error: signatures to call when it has succeeded, or failed.
+            shadow: the name to show in logs.
+            countdown, eta: seconds from now, or the moment, before which it isn't run.
+            expires: seconds from now, or the moment, after which it isn't run any more.
+            queue, priority, serializer, compression, headers, ignore_result, time_limit, soft_time_limit, …: see the
+                user guide; any other option is a property of the message.
+
+        Raises:
+            TypeError: the function doesn't take these arguments.
+            ValueError: the soft time limit is above the hard one.
+            kombu.exceptions.OperationalError: the node can't be reached, or refuses the task.
+        """
+        if link is None and link_error is None and shadow is None and not options:
+            plan = self._plan
+            if plan is None or plan.epoch != plan.app.epoch:
+                plan = self._plan = self.app.sender.plan(self)
+            if plan.usable:
+                result = plan.send(args or (), kwargs or {}, task_id)
+                if result is not None:
+                    return result  # type: ignore[no-any-return]
+        return self._apply_async(args, kwargs, task_id, producer, link, link_error, shadow, options)
+
+    def _apply_async(
+        self,
+        args: Any,
+        kwargs: Any,
+        task_id: str | None,
+        producer: Any,
+        link: Any,
+        link_error: Any,
+        shadow: str | None,
+        options: dict[str, Any],
+    ) -> AsyncResult[R]:
+        if self.soft_time_limit and self.time_limit and self.soft_time_limit > self.time_limit:
+            raise ValueError("soft_time_limit must be less than or equal to time_limit")
+        if self.typing and self.__header__ is not None:
+            self.__header__(*(args or ()), **(kwargs or {}))
+        app = self.app
+        shadow = shadow or self.shadow_name(args, kwargs, options)
+        options = {**self._get_exec_options(), **options}
+        options.setdefault("ignore_result", self.ignore_result)
+        if app.conf["task_always_eager"]:
+            return self._apply_eagerly(args, kwargs, task_id, link, link_error, options)  # type: ignore[no-any-return]
+        return app.send_task(  # type: ignore[no-any-return]
+            self.name,
+            args,
+            kwargs,
+            task_id=task_id,
+            producer=producer,
+            link=link,
+            link_error=link_error,
+            result_cls=self.AsyncResult,
+            shadow=shadow,
+            task_type=self,
+            **options,
+        )
+
+    def _apply_eagerly(
+        self, args: Any, kwargs: Any, task_id: str | None, link: Any, link_error: Any, options: dict[str, Any]
+    ) -> Any:
+        """Run here what would have been sent, with arguments as a worker would have got them."""
+        from zerocelery.app import codec
+        from zerocelery.result import denied_join_result
+
+        serializer = options.get("serializer") or self.app.conf["task_serializer"]
+        content_type, encoding, data = codec.dumps((args, kwargs), serializer)
+        args, kwargs = codec.loads(data, content_type, encoding, frozenset({content_type}))
+        with denied_join_result():
+            return self.apply(args, kwargs, task_id=task_id or uuid(), link=link, link_error=link_error, **options)
+
+    def shadow_name(self, args: Any, kwargs: Any, options: dict[str, Any]) -> str | None:
+        """The name to show in logs for this call; None for the task's own."""
+        return None
+
+    def _get_exec_options(self) -> dict[str, Any]:
+        """The options that the task itself has."""
+        return {name: value for name in _EXEC_OPTIONS if (value := getattr(self, name, None)) is not None}
+
+    def apply(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        task_id: str | None = None,
+        retries: int | None = None,
+        throw: bool | None = None,
+        logfile: Any = None,
+        loglevel: Any = None,
+        headers: Any = None,
+        **options: Any,
+    ) -> EagerResult[R]:
+        """Run the task here and now as a worker would; gives a finished result.
+
+        Arguments:
+            throw: raise the task's exception; ``task_eager_propagates`` unless given.
+        """
+        from zerocelery.app.eager import apply_eagerly
+
+        call = {
+            "link": link,
+            "link_error": link_error,
+            "task_id": task_id,
+            "retries": retries,
+            "throw": throw,
+            "logfile": logfile,
+            "loglevel": loglevel,
+            "headers": headers,
+        }
+        return apply_eagerly(self, tuple(args or ()), kwargs or {}, call, options)
+
+    # ── signatures ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
+        """A call of this task as a value."""
+        from zerocelery.canvas.signature import Signature
+
+        starkwargs.setdefault("app", self.app)
+        return Signature(self, args, *starargs, **starkwargs)
+
+    subtask = signature
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """``.s(*a, **k)`` is ``.signature(a, k)``."""
+        return self.signature(args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """``.si(*a, **k)`` is ``.signature(a, k, immutable=True)``."""
+        return self.signature(args, kwargs, immutable=True)
+
+    def signature_from_request(
+        self,
+        request: Context | None = None,
+        args: Any = None,
+        kwargs: Any = None,
+        queue: Any = None,
+        **extra_options: Any,
+    ) -> Signature:
+        """The call that sends this request again, with other arguments or options where they are given."""
+        request = self.request if request is None else request
+        args = request.args if args is None else args
+        kwargs = request.kwargs if kwargs is None else kwargs
+        options = {**request.as_execution_options(), **extra_options}
+        delivery = request.delivery_info or {}
+        if queue:
+            options["queue"] = queue
+        elif delivery.get("priority") is not None:
+            options.setdefault("priority", delivery["priority"])
+        from zerocelery.canvas.signature import Signature
+
+        return Signature(self, args, kwargs, options, app=self.app)
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
+        """The result of this task with that id."""
+        return self.app.AsyncResult(task_id, backend=self.backend, task_name=self.name, **kwargs)  # type: ignore[no-any-return]
+
+    # ── within a run ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def request(self) -> Context:
+        """What is known of the call that runs now; outside of one, of a direct call."""
+        frame = frames.get()
+        if frame is not None and frame.task is not self:
+            frame = frame_of(self)
+        if frame is not None:
+            return frame.request
+        if self._default_request is None:
+            self._default_request = Context()
+        return self._default_request
+
+    def push_request(self, *args: Any, **kwargs: Any) -> None:
+        """Make a request the current one of this task."""
+        _state.push(Frame(self, request=Context(*args, **kwargs), running=False))
+
+    def pop_request(self) -> None:
+        """Undo push_request."""
+        _state.pop()
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """Run this task again later: ``raise self.retry(exc=exc)``.
+
+        The new message and the end of this run are one transaction where the task came from a node.
+
+        Arguments:
+            args, kwargs: other arguments for the next run.
+            exc: what is raised when there have been enough retries.
+            throw: raise Retry here; else return it.
+            eta, countdown: when; ``default_retry_delay`` seconds from now unless given.
+            max_retries: another limit for this call; None is the task's own.
+
+        Raises:
+            Retry: always, unless ``throw`` is false.
+            MaxRetriesExceededError: there have been enough, and no exc is given.
+        """
+        request = self.request
+        retries = request.retries + 1
+        if max_retries is not None:
+            self.__dict__["override_max_retries"] = max_retries
+        limit = self.max_retries if max_retries is None else max_retries
+        if request.called_directly:
+            _raise_in_context(exc or Retry("Task can be retried", None))
+        if not eta and countdown is None:
+            countdown = self.default_retry_delay
+        again = self.signature_from_request(
+            request, args, kwargs, countdown=countdown, eta=eta, retries=retries, **options
+        )
+        if limit is not None and retries > limit:
+            if exc is not None:
+                _raise_in_context(exc)
+            raise self.MaxRetriesExceededError(
+                f"Can't retry {self.name}[{request.id}] args:{again.args} kwargs:{again.kwargs}",
+                task_args=again.args,
+                task_kwargs=again.kwargs,
+            )
+        ret = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager, sig=again)
+        if not request.is_eager:
+            try:
+                self.app.sender.retry(self, again)
+            except Exception as error:
+                raise Reject(error, requeue=False) from error
+        if throw:
+            raise ret
+        return ret
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+    ) -> None:
+        """Tell everybody who watches a state of this run: ``update_state(state='PROGRESS', meta={…})``."""
+        if task_id is None:
+            task_id = self.request.id
+        self.backend.store_result(task_id, meta, state, request=self.request, **kwargs)
+
+    def add_trail(self, result: Any) -> Any:
+        """Count a result among this run's children."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
+
+    # ── hooks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called before the task runs."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called when the task has returned."""
+
+    def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when the task is to run again."""
+
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when the task has raised."""
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when the task has returned or raised."""
+
+    def on_replace(self, sig: Signature) -> Any:
+        """Called when the task is replaced by another."""
+        if self.request.is_eager:
+            return sig.apply().get()
+        sig.delay()
+        raise Ignore("Replaced by new task")
+
+    # ── identity ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def __name__(self) -> str:
+        return type(self).__qualname__.rpartition(".")[2]
+
+    def __repr__(self) -> str:
+        if self._app is None:
+            return f"<unbound task {self.name}>"
+        return f"<@task: {self.name} of {appstr(self._app)}>"
+
+    def __reduce__(self) -> Any:
+        if _state.packing.get():
+            from zerocelery.app.ship import by_value, is_importable
+
+            if not is_importable(self):
+                return by_value(self)
+        module = type(self).__module__
+        return _unpickle_task, (self.name, None if module == "zerocelery.app.task" else module)
+
+
+for _name, _setting in _FROM_CONFIG:
+    setattr(Task, _name, _Configured(_setting))
+
+
+def _raise_in_context(error: BaseException) -> None:
+    """Raise the exception that is being handled, where it is the same; else this one, from that."""
+    current = sys.exc_info()[1]
+    if current is None:
+        raise error
+    if current is error:
+        raise current
+    raise error from current
+
+
+def task_class(app: Celery, base: type[Task[..., Any]] = Task) -> type[Task[..., Any]]:
+    """The base of an app's tasks: ``app.Task``."""
+    made: type[Task[..., Any]] = type("Task", (base,), {"_app": app, "__module__": base.__module__, "abstract": True})
+    return made
+
+
+def argument_check(function: Callable[..., Any], *, bound: bool) -> Callable[..., Any] | None:
+    """A function that takes what the task's function takes, and does nothing: calling it is the check.
+
+    Arguments:
+        bound: the function's first parameter is the task.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return None
+    name_of_it = function.__name__ if function.__name__.isidentifier() else "task"
+    flags, names = code.co_flags, code.co_varnames
+    positional, keyword_only = code.co_argcount, code.co_kwonlyargcount
+    defaults = len(getattr(function, "__defaults__", None) or ())
+    keyword_defaults = getattr(function, "__kwdefaults__", None) or {}
+    parts = [
+        f"{name}=None" if place >= positional - defaults else name for place, name in enumerate(names[:positional])
+    ]
+    if code.co_posonlyargcount:
+        parts.insert(code.co_posonlyargcount, "/")
+    drop = 1 if bound and positional else 0
+    if drop and code.co_posonlyargcount == 1:
+        drop = 2  # nothing is left before the slash
+    parts = parts[drop:]
+    rest = positional + keyword_only
+    if flags & 0x04:
+        parts.append(f"*{names[rest]}")
+        rest += 1
+    elif keyword_only:
+        parts.append("*")
+    parts += [
+        f"{name}=None" if name in keyword_defaults else name for name in names[positional : positional + keyword_only]
+    ]
+    if flags & 0x08:
+        parts.append(f"**{names[rest]}")
+    space: dict[str, Any] = {}
+    exec(f"def {name_of_it}({', '.join(parts)}): pass", space)  # noqa: S102 - identifiers of compiled code
+    return space[name_of_it]  # type: ignore[no-any-return]

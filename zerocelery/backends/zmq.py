@@ -1,0 +1,263 @@
+"""Results on a node: heard in the client's inbox as they come, asked for where they don't.
+
+A result travels as the engine's, its value serialised by the task's result serialiser. What Celery calls a task's meta
+is made from it when somebody looks.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+from zerocelery import _state, states
+from zerocelery.app import codec
+from zerocelery.app.message import ResultInfo, info_bytes, read_info
+from zerocelery.engine import wire
+from zerocelery.exceptions import BackendStoreError, TaskRevokedError, TimeoutError, WorkerLostError
+from zerocelery.result import Unreadable, result_from_tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zerocelery.app.base import Celery
+    from zerocelery.app.client import NodeClient
+    from zerocelery.result import AsyncResult
+
+_FINAL = states.READY_STATES
+
+
+class NodeBackend:
+    """The result backend of an app whose broker is a node."""
+
+    supports_autoexpire = True
+    supports_native_join = True
+    persistent = True
+    READY_STATES = states.READY_STATES
+    UNREADY_STATES = states.UNREADY_STATES
+    EXCEPTION_STATES = states.EXCEPTION_STATES
+
+    def __init__(self, app: Celery) -> None:
+        conf = app.conf
+        self.app = app
+        self.serializer: str = conf["result_serializer"]
+        self.compression: str | None = conf["result_compression"]
+        self.extended = bool(conf["result_extended"])
+        accept = conf["result_accept_content"]
+        self.accept = codec.acceptable(conf["accept_content"] if accept is None else accept)
+        self.url = self.client.url
+        self._json_is_fine = self.accept is not None and codec.JSON in self.accept
+        #: Whether a plain result needs nothing but JSON.
+        self.is_plain = self.serializer in ("json", codec.JSON) and not self.compression and not self.extended
+
+    @property
+    def client(self) -> NodeClient:
+        return self.app.client
+
+    def as_uri(self, include_password: bool = False) -> str:
+        """The node's address."""
+        return self.url
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def wait_for_pending(
+        self,
+        result: AsyncResult[Any],
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_interval: Callable[[], Any] | None = None,
+        callback: Callable[[Any, Any], Any] | None = None,
+        on_message: Callable[[Any], Any] | None = None,
+        propagate: bool = True,
+    ) -> Any:
+        """Wait for the result, put it into the AsyncResult and return or raise it.
+
+        Raises:
+            TimeoutError: it didn't come in time.
+        """
+        task_id = result.id
+        if on_interval is None:
+            outcome = self.client.wait(task_id, result._token, timeout)
+        else:
+            outcome = self._wait_in_steps(task_id, result._token, timeout, interval, on_interval)
+        meta = self.meta_from(outcome)
+        result._set_cache(meta)
+        if on_message is not None:
+            on_message(meta)
+        return result.maybe_throw(propagate=propagate, callback=callback)
+
+    def _wait_in_steps(
+        self, task_id: str, token: int | None, timeout: float | None, interval: float, on_interval: Callable[[], Any]
+    ) -> wire.Result:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = interval if deadline is None else min(interval, deadline - time.monotonic())
+            try:
+                return self.client.wait(task_id, token, max(left, 0.0))
+            except TimeoutError:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
+            on_interval()
+
+    def meta_of(self, result: AsyncResult[Any]) -> dict[str, Any]:
+        """The meta of an AsyncResult's task, asking the node only where it has to."""
+        outcome = self.client.peek(result.id, result._token)
+        return self.meta_from(outcome) if outcome is not None else {"status": states.PENDING, "result": None}
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        """What is known of a task, as Celery's meta dict; of an unknown one the state is PENDING."""
+        outcome = self.client.peek(task_id, None)
+        return self.meta_from(outcome) if outcome is not None else {"status": states.PENDING, "result": None}
+
+    def get_state(self, task_id: str) -> str:
+        return str(self.get_task_meta(task_id)["status"])
+
+    get_status = get_state
+
+    def get_result(self, task_id: str) -> Any:
+        return self.get_task_meta(task_id).get("result")
+
+    def get_traceback(self, task_id: str) -> str | None:
+        return self.get_task_meta(task_id).get("traceback")
+
+    def get_children(self, task_id: str) -> Any:
+        return self.get_task_meta(task_id).get("children")
+
+    def exists(self, task_id: str) -> bool:
+        """Whether the node knows anything of this task."""
+        return self.client.peek(task_id, None) is not None
+
+    def forget(self, task_id: str) -> None:
+        """Remove a result from the store."""
+        self.client.forget([task_id])
+
+    def meta_from(self, outcome: wire.Result) -> dict[str, Any]:
+        """Celery's meta dict of the engine's result."""
+        state = outcome.state
+        if not outcome.info and outcome.content_type == codec.JSON and state == states.SUCCESS and self._json_is_fine:
+            try:
+                value = codec.read_json(outcome.value)
+            except Exception as error:
+                value = Unreadable(error)
+            return {
+                "status": state,
+                "result": value,
+                "traceback": None,
+                "children": [],
+                "date_done": iso_date(outcome.finished),
+                "task_id": outcome.id,
+            }
+        return self._full_meta(outcome)
+
+    def _full_meta(self, outcome: wire.Result) -> dict[str, Any]:
+        info = read_info(outcome.info)
+        meta: dict[str, Any] = {
+            "status": outcome.state,
+            "result": self._value_of(outcome, info),
+            "traceback": info.traceback,
+            "children": self._children_from(info.children),
+            "date_done": iso_date(outcome.finished) if outcome.state in _FINAL else None,
+            "task_id": outcome.id,
+        }
+        if info.parent_id:
+            meta["parent_id"] = info.parent_id
+        if info.group_id:
+            meta["group_id"] = info.group_id
+        if info.extended:
+            meta.update(info.extended)
+        return meta
+
+    def _children_from(self, children: list[Any] | None) -> list[Any]:
+        if not children:
+            return []
+        return [result_from_tuple(child, self.app) for child in children]
+
+    def _value_of(self, outcome: wire.Result, info: ResultInfo) -> Any:
+        try:
+            if outcome.content_type == wire.LOSS_TYPE:
+                return loss_exception(outcome)
+            if not outcome.content_type:
+                return None
+            data = codec.decompress(outcome.value, info.compression) if info.compression else outcome.value
+            value = codec.loads(data, outcome.content_type, info.encoding, self.accept)
+            return codec.exception_from(value) if outcome.state in states.EXCEPTION_STATES else value
+        except Exception as error:
+            return Unreadable(error)
+
+    # ── writing: what a worker makes of a task's end ─────────────────────────────────────────────────────────────────
+
+    def encode(self, value: Any, info: dict[str, Any]) -> tuple[str, bytes, bytes]:
+        """Content type, value and info of a result.
+
+        Arguments:
+            info: fields of :class:`ResultInfo` that are not the usual.
+
+        Raises:
+            kombu.exceptions.EncodeError: the serialiser can't.
+        """
+        content_type, encoding, data = codec.dumps(value, self.serializer)
+        if encoding != codec.UTF8:
+            info["encoding"] = encoding
+        if self.compression:
+            data, info["compression"] = codec.compress(data, self.compression)
+        return content_type, data, info_bytes(ResultInfo(**info)) if info else b""
+
+    def encode_exception(self, error: BaseException, info: dict[str, Any]) -> tuple[str, bytes, bytes]:
+        """The same for an exception, which is never unserialisable: what can't be taken along goes as text."""
+        if codec.is_pickling(self.serializer):
+            try:
+                encoded = self.encode(error, info)
+                codec.loads(encoded[1], encoded[0], info.get("encoding", codec.UTF8), frozenset({encoded[0]}))
+                return encoded
+            except Exception:
+                info.pop("compression", None)
+        try:
+            return self.encode(codec.exception_document(error), info)
+        except Exception:
+            return self.encode(codec.exception_text_document(error), info)
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Tell a state of the task that runs here.
+
+        Raises:
+            BackendStoreError: the task is none that runs here; a node takes a task's states from its worker alone.
+        """
+        frame = _state.worker_frame()
+        run = frame.source if frame is not None else None
+        if run is None or run.id != task_id or run.worker is None:
+            raise BackendStoreError(
+                f"task {task_id} does not run here: a node takes a task's states from its worker alone",
+                state=state,
+                task_id=task_id,
+            )
+        info = {"traceback": traceback} if traceback else {}
+        encode = self.encode_exception if isinstance(result, BaseException) else self.encode
+        content_type, value, packed = encode(result, info)
+        run.worker.update(state, value, content_type=content_type, info=packed)
+        return result
+
+    def process_cleanup(self) -> None:
+        """Called after each task."""
+
+    def cleanup(self) -> None:
+        """Results expire on the node by themselves."""
+
+
+def loss_exception(outcome: wire.Result) -> Exception:
+    """The exception for a task that the engine itself has ended."""
+    loss = wire.decode_loss(outcome.value)
+    if isinstance(loss, wire.Malformed):
+        return WorkerLostError(f"the task was lost, and the reason can't be read: {loss.reason}")
+    if outcome.state == states.REVOKED:
+        return TaskRevokedError(loss.kind if loss.kind == "expired" else loss.message)
+    text = "; ".join([loss.message, *loss.history]) if loss.kind == "dead" else loss.message
+    return WorkerLostError(text)
+
+
+def iso_date(seconds: float) -> str:
+    """A result's date as its meta has it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()

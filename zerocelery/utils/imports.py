@@ -1,0 +1,102 @@
+"""Objects and modules by their names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+    from typing import Any
+
+__all__ = ("cwd_in_path", "gen_task_name", "import_from_cwd", "instantiate", "qualname", "symbol_by_name")
+
+
+def qualname(obj: Any) -> str:
+    """Module and qualified name of a class or function, or of an object's class."""
+    if not hasattr(obj, "__name__") and hasattr(obj, "__class__"):
+        obj = obj.__class__
+    name = getattr(obj, "__qualname__", None) or obj.__name__
+    return name if "." in name and hasattr(obj, "__self__") else f"{obj.__module__}.{name}"
+
+
+def symbol_by_name(
+    name: Any,
+    aliases: dict[str, str] | None = None,
+    imp: Callable[..., ModuleType] | None = None,
+    package: str | None = None,
+    sep: str = ".",
+    default: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """The object at ``module.name`` or ``module:name``; what is no string is returned as it is.
+
+    Arguments:
+        aliases: short names.
+        default: returned where there is no such object; without one the import's error is raised.
+    """
+    if not isinstance(name, str):
+        return name
+    path = (aliases or {}).get(name, name)
+    separator = ":" if ":" in path else sep
+    module_name, _, attribute = path.rpartition(separator)
+    if not module_name:
+        module_name, attribute = attribute, ""
+        if package:
+            module_name, attribute = package, module_name
+    try:
+        module = (
+            (imp or import_module)(module_name, package=package, **kwargs)
+            if module_name
+            else sys.modules[package or ""]
+        )
+        for part in attribute.split(".") if attribute else ():
+            module = getattr(module, part)
+    except (ImportError, AttributeError):
+        if default is None:
+            raise
+        return default
+    return module
+
+
+def instantiate(name: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call the class or function of this name."""
+    return symbol_by_name(name)(*args, **kwargs)
+
+
+@contextmanager
+def cwd_in_path() -> Iterator[None]:
+    """Find modules in the current directory too."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = ""
+    if not here or here in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
+def import_from_cwd(
+    module: str, imp: Callable[..., ModuleType] | None = None, package: str | None = None
+) -> ModuleType:
+    """Import a module, from the current directory if need be."""
+    with cwd_in_path():
+        return (imp or import_module)(module, package=package)
+
+
+def gen_task_name(app: Any, name: str, module_name: str | None) -> str:
+    """The name of a task: its module's and its own; for ``__main__`` the app's where it has one."""
+    module_name = module_name or "__main__"
+    if module_name == "__main__" and app.main:
+        return f"{app.main}.{name}"
+    return ".".join(part for part in (module_name, name) if part)
