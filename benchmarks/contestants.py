@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shutil
+import subprocess
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +15,7 @@ from typing import ClassVar
 
 from benchmarks import procfs
 from benchmarks.environments import Interpreter
-from benchmarks.errors import Unavailable
+from benchmarks.errors import Failed, Unavailable
 from benchmarks.processes import Client, Family
 from benchmarks.redis_db import RedisDatabase
 
@@ -78,6 +80,14 @@ class Contestant(ABC):
             self._clients[-1].stop()
             self._clients.pop()
         self._family.stop()
+
+    def waiting(self) -> int:
+        """How many tasks its broker says that it holds.
+
+        Raises:
+            Failed: it can't say.
+        """
+        raise Failed(f"{self.name} isn't asked how many tasks wait")
 
     def check(self) -> None:
         """Raises Failed when one of its processes has ended by itself."""
@@ -161,6 +171,17 @@ class ZeroCelery(Contestant):
     def parts(self, client: Client | None = None) -> Parts:
         node = self._node()
         return Parts(worker=[pid for pid in self._family.pids() if pid != node], broker=[node] if node else [])
+
+    def waiting(self) -> int:
+        command = [self.interpreter.python, "-m", "zerocelery", "status", "-b", self.address, "--json"]
+        # Its exit status tells whether there are workers, and here there need not be any.
+        done = subprocess.run(
+            command, env=dict(self.interpreter.variables), capture_output=True, text=True, timeout=30, check=False
+        )
+        try:
+            return sum(queue["waiting"] for queue in json.loads(done.stdout)["queues"].values())
+        except (ValueError, KeyError) as error:
+            raise Failed(f"zerocelery status said {done.stdout!r} {done.stderr!r}") from error
 
     def stop(self) -> None:
         super().stop()

@@ -69,9 +69,9 @@ def noop(contestant: Contestant, sizes: Sizes) -> Figures:
 
 
 def echo(contestant: Contestant, sizes: Sizes) -> Figures:
-    """The same with 10 KiB there and back, half as many."""
+    """The same with 10 KiB there and back, a quarter as many."""
     with contestant.running() as client:
-        return _throughput(contestant, client, task="echo", tasks=sizes.tasks(contestant.name, 0.5), size=10_240)
+        return _throughput(contestant, client, task="echo", tasks=sizes.tasks(contestant.name, 0.25), size=10_240)
 
 
 def latency(contestant: Contestant, sizes: Sizes) -> Figures:
@@ -152,7 +152,7 @@ def million(contestant: Contestant, sizes: Sizes) -> Figures:
             sent = client.ask("enqueue", task="add", tasks=sizes.million - 1, keep=False)
             _await_quiet(contestant, sizes.deadline)
             return {
-                "waiting": sizes.million,
+                "waiting": contestant.waiting(),
                 "empty_pss_mb": empty,
                 "pss_mb": procfs.memory_mb(node, "Pss"),
                 "rss_mb": procfs.memory_mb(node, "Rss"),
@@ -231,7 +231,7 @@ def _throughput(contestant: Contestant, client: Client, *, task: str, tasks: int
 
 def _rate_with_waiting(contestant: Contestant, sizes: Sizes, waiting: int) -> Figures:
     """The rate at which workers run tasks while at least so many more wait; the client only looks on."""
-    tasks = sizes.tasks(contestant.name, 0.5)
+    tasks = sizes.tasks(contestant.name)
     first, last = contestant.scratch / "first", contestant.scratch / "last"
     for stamp in (first, last):
         stamp.unlink(missing_ok=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-#: Tasks a second that each does roughly: what is sent is chosen so that a measurement takes seconds for all of them.
-_PACE = {"zerocelery": 20_000, "celery": 4_000, "dramatiq": 8_000, "ppe": 20_000}
+#: Tasks of one measurement: so many that it takes seconds for each of them.
+_TASKS = {"zerocelery": 40_000, "celery": 4_000, "dramatiq": 8_000, "ppe": 20_000}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Sizes:
 
     def tasks(self, contestant: str, weight: float = 1.0) -> int:
         """Tasks for one measurement of this contestant."""
-        return max(200, int(_PACE[contestant] * self.share * weight))
+        return max(200, int(_TASKS[contestant] * self.share * weight))
 
 
 FULL = Sizes(

@@ -182,7 +182,7 @@ class Sandbox:
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A sandbox whose path is short enough for Unix sockets; ``zmq://`` in the test's own process means it, too."""
-    home = Path(tempfile.mkdtemp(prefix="zc-", dir="/tmp"))  # noqa: S108 - pytest's own paths are too long for a socket
+    home = Path(tempfile.mkdtemp(prefix="zc-", dir="/tmp"))
     monkeypatch.setenv("ZEROCELERY_HOME", str(home))
     box = Sandbox(home)
     try:
@@ -239,12 +239,10 @@ def _descriptors() -> dict[int, str]:
 def _leaks(before_fds: dict[int, str], before_threads: set[threading.Thread], before_children: set[int]) -> list[str]:
     leaks = [f"thread {t.name}" for t in threading.enumerate() if t not in before_threads and t.is_alive()]
     for fd, target in _descriptors().items():
-        if before_fds.get(fd) != target and target.startswith(("socket:", "pipe:", "anon_inode:", "/tmp/zc-")):  # noqa: S108
+        if before_fds.get(fd) != target and target.startswith(("socket:", "pipe:", "anon_inode:", "/tmp/zc-")):
             leaks.append(f"descriptor {fd} → {target}")
-    for child in psutil.Process().children():
-        if child.pid not in before_children:
-            leaks.append(f"child {child.pid} {child.name()}")
-    return leaks
+    children = [c for c in psutil.Process().children() if c.pid not in before_children]
+    return leaks + [f"child {child.pid}" for child in children]
 
 
 @pytest.fixture(autouse=True)

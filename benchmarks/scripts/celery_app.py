@@ -7,8 +7,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import workload
 from celery import Celery
+
+import workload
 
 app = Celery("celery_app", broker=os.environ["BENCHMARK_BROKER"], backend=os.environ["BENCHMARK_BROKER"])
 

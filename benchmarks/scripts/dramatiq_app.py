@@ -8,10 +8,11 @@ import os
 from typing import Any
 
 import dramatiq
-import workload
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
+
+import workload
 
 broker = RedisBroker(url=os.environ["BENCHMARK_BROKER"])
 broker.add_middleware(Results(backend=RedisBackend(url=os.environ["BENCHMARK_BROKER"])))

@@ -8,7 +8,6 @@ import os
 from typing import Any
 
 import workload
-
 from zerocelery import Celery
 
 app = Celery("zerocelery_app", broker=os.environ["BENCHMARK_BROKER"])

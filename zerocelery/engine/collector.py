@@ -78,8 +78,8 @@ class WorkerState:
     """One worker as the collector sees it."""
 
     __slots__ = (
-        "acked", "beat", "busy", "capacity", "ending", "frozen", "generation", "held", "id", "joined", "local", "seconds",
-        "silent_until",
+        "acked", "beat", "busy", "capacity", "ending", "frozen", "generation", "held", "id", "joined", "local",
+        "seconds", "silent_until",
     )  # fmt: skip
 
     def __init__(self, worker_id: str, joined: wire.Join) -> None:
@@ -491,7 +491,9 @@ class Collector:
 
     def _offer(self, worker: WorkerState) -> None:
         """The worker could take (more) tasks."""
-        if not worker.busy and not worker.ending and len(worker.held) < worker.capacity and worker.seconds < BATCH_SECONDS:
+        if worker.busy or worker.ending:
+            return
+        if len(worker.held) < worker.capacity and worker.seconds < BATCH_SECONDS:
             self._ready[worker.id] = worker
 
     def hand_out(self) -> None:
