@@ -165,18 +165,22 @@ class Sandbox:
         return found
 
     def end(self) -> None:
-        """End everything that still runs: workers politely first, so that their children end with them."""
+        """End everything that still runs, also what was started by what is being ended (a node by a worker)."""
         for process in self.processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGCONT)
                     os.killpg(process.pid, signal.SIGKILL)
+        for process in self.processes:
             process.wait(PATIENCE)
-        for other in self.ours():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                other.kill()
-        for other in self.ours():
-            wait_for_end(other.pid)
+
+        def nobody() -> bool:
+            others = self.ours()
+            for other in others:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    other.kill()
+            return not others
+
+        wait_until(nobody, what="the end of the sandbox's processes")
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Where a node lives: ``zmq://``, ``zmq:///a/directory`` or ``zmq://host:port``.
 
 An ipc node's directory holds its sockets, its journal, its lock and its pid. A TCP node takes three ports in a row
-from the one in its address, and keeps its journal in a directory of this machine.
+from the one in its address, and keeps its journal in a directory of this machine; ``?keys=DIR`` (or ZEROCELERY_KEYS)
+names the directory of its CURVE keys.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ipaddress
 import os
 import stat
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from zerocelery.engine.errors import AddressError
 
@@ -26,12 +27,16 @@ _LONGEST_SOCKET = "/results"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
-    """One node's address. ``directory`` is where it keeps its files, also for TCP; ``host`` is '' for ipc."""
+    """One node's address. ``directory`` is where it keeps its files, also for TCP; ``host`` is '' for ipc.
+
+    ``keys``: directory of CURVE keys (:mod:`zerocelery.transport.curve`); None: connections are open.
+    """
 
     url: str
     directory: Path
     host: str = ""
     port: int = 0
+    keys: Path | None = None
 
     @property
     def is_ipc(self) -> bool:
@@ -69,7 +74,9 @@ class Address:
 
     def with_port(self, port: int) -> Address:
         """The same node at the port that it really got."""
-        return dataclasses.replace(self, port=port, url=f"{SCHEME}://{self.host}:{port}")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        query = f"?keys={self.keys}" if self.keys else ""
+        return dataclasses.replace(self, port=port, url=f"{SCHEME}://{host}:{port}{query}")
 
     def _endpoint(self, name: str, offset: int) -> str:
         if self.is_ipc:
@@ -118,7 +125,16 @@ def parse_address(url: str | Address, *, directory: str | os.PathLike[str] | Non
     if port > 65533:
         raise AddressError(f"a node takes three ports in a row from {port}: choose one up to 65533")
     home = Path(directory) if directory else state_home() / f"tcp-{parts.hostname}-{port}"
-    return Address(url=url, directory=home.absolute(), host=parts.hostname, port=port)
+    return Address(url=url, directory=home.absolute(), host=parts.hostname, port=port, keys=_keys(url, parts.query))
+
+
+def _keys(url: str, query: str) -> Path | None:
+    options = parse_qs(query)
+    unknown = options.keys() - {"keys"}
+    if unknown:
+        raise AddressError(f"{url!r} has options that no address has: {', '.join(sorted(unknown))} (there is keys=DIR)")
+    chosen = options["keys"][-1] if "keys" in options else os.environ.get("ZEROCELERY_KEYS")
+    return Path(chosen).expanduser().absolute() if chosen else None
 
 
 def _ipc(url: str, path: str) -> Address:

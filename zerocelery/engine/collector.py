@@ -26,6 +26,7 @@ from msgspec import Raw
 
 from zerocelery.engine import wire
 from zerocelery.engine.clock import Clock
+from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.journal import Journal
 from zerocelery.engine.ledger import Entry, Lane, Ledger
 from zerocelery.engine.publisher import Publisher
@@ -213,6 +214,7 @@ class Collector:
         self._inboxes[inbox] = last
         self.journal.inbox(inbox, last, int(self.clock.wall()))
         self.publisher.receipt(inbox, last)
+        failpoint("collector.before_commit")
 
     def _submit(self, submit: wire.Submit) -> None:
         inbox, tasks = submit.inbox, submit.tasks
@@ -354,7 +356,7 @@ class Collector:
         self._recount(worker)
         record = msgspec.structs.replace(join, holding=[], done=[])
         self.journal.worker(worker_id, wire.encode(record))
-        self._send(worker_id, wire.Lease(join.generation, 0, [], list(worker.held)))
+        self._send(worker_id, wire.Lease(join.generation, 0, [], list(worker.held), self.limits.max_message))
         self._offer(worker)
 
     def _watch(self, worker_id: str, pid: int) -> bool:
@@ -535,7 +537,8 @@ class Collector:
                 self.journal.remove(first.key)
                 self._fail(first, "expired", "expired", state=wire.REVOKED)
             else:
-                cost = estimates.get(head.name, _UNKNOWN_SECONDS)
+                # Alone where a worker was lost with it: those that share a lease with it would share its fate.
+                cost = _UNKNOWN_SECONDS if first.losses else estimates.get(head.name, _UNKNOWN_SECONDS)
                 if (taken or worker.held) and seconds + cost > BATCH_SECONDS:
                     break
                 seconds += cost
@@ -546,6 +549,8 @@ class Collector:
         if not taken:
             return
         worker.seconds = seconds
+        if not worker.held:
+            worker.beat = self.clock.monotonic()  # that it was silent while it had nothing to do says nothing
         self._lease_number += 1
         number = self._lease_number
         self._left_of_lease[number] = len(taken)

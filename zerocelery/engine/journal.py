@@ -23,6 +23,7 @@ from typing import Final, Literal
 import msgspec
 
 from zerocelery.engine.errors import JournalError
+from zerocelery.engine.failpoints import failpoint
 
 Durability = Literal["none", "process", "power"]
 
@@ -216,6 +217,7 @@ class Journal:
         """Make the turn durable; returns when it is."""
         self.write()
         if self._open:
+            failpoint("journal.before_commit")
             self._db.execute("COMMIT")
             self._open = False
 

@@ -30,6 +30,7 @@ from zerocelery.engine.address import Address, parse_address, prepare_directory
 from zerocelery.engine.clock import Clock, SystemClock
 from zerocelery.engine.collector import Collector, Limits
 from zerocelery.engine.errors import AddressError, EngineError, NodeRunning, NodeUnreachable
+from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.journal import Durability, Journal
 from zerocelery.engine.ledger import ARRIVAL_MASK, QUEUE_SHIFT, Ledger
 from zerocelery.engine.processes import LocalProcesses
@@ -82,10 +83,11 @@ class Node:
         insecure: bool = False,
     ) -> None:
         self.address = parse_address(address)
-        if not self.address.is_local and not insecure:
+        if not self.address.is_local and self.address.keys is None and not insecure:
             raise AddressError(
                 f"{self.address.url} can be reached from other machines, and whoever reaches a node can run code. "
-                "Bind to a loopback address (127.0.0.1), or, in a network that you trust as a whole, say --insecure"
+                f"Make keys (zerocelery keygen DIR) and listen at {self.address.url}?keys=DIR, bind to a loopback "
+                "address (127.0.0.1), or, in a network that you trust as a whole, say --insecure"
             )
         self.limits = limits or Limits()
         self.durability: Durability = durability
@@ -197,11 +199,14 @@ class Node:
         self.journal.commit()
         outbox = self.collector.outbox
         if outbox:
+            failpoint("collector.before_lease")
             for worker_id, message in outbox:
                 if not self.port.to_worker(worker_id, wire_encode(message)):
                     self.collector.undelivered(worker_id, message)
             outbox.clear()
+            failpoint("collector.after_lease")
         if self.publisher.owes:
+            failpoint("collector.after_commit")
             self._pay(self.clock.monotonic())
         self.publisher.flush(self.port.publish)
 

@@ -79,6 +79,7 @@ class Supervisor:
         self.in_child = in_child
         self.stopping = 0
         self._workers: list[Worker] = []
+        self._keeping = True
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
@@ -126,6 +127,7 @@ class Supervisor:
             self._workers[0].run()
         else:
             self._run_in_threads()
+        self._keeping = False
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b".")
         keeper.join(timeout=1.0)
@@ -154,15 +156,16 @@ class Supervisor:
         watch = _NodeWatch(self.address)
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
-        while not all(worker.left for worker in self._workers):
+        while self._keeping and not all(worker.left for worker in self._workers):
             fd = watch.fd()
             if fd >= 0:
                 poller.register(fd, select.POLLIN)
             woken = {ready for ready, _ in poller.poll(None if fd >= 0 else int(_LOOK_AFTER_NODE * 1000))}
             if fd >= 0:
                 poller.unregister(fd)
-            if self._wake_read in woken:
-                break
+            if self._wake_read in woken:  # to stop; until all have left, their last reports need a node
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
             watch.revive(self.durability)
         watch.close()
 
@@ -232,6 +235,7 @@ class _Children:
         self.pause: dict[int, float] = {}
         self.ready_read, self.ready_write = os.pipe2(os.O_NONBLOCK)
         self.ready: set[int] = set()
+        self.fresh: set[int] = set()  # slots whose process has not joined yet
         # Children see the end of this process as the end of this pipe.
         self.life_read, self.life_write = os.pipe2(0)
         self.watch = _NodeWatch(supervisor.address)
@@ -246,13 +250,14 @@ class _Children:
                 self._reap()
                 if not self.supervisor.stopping:
                     self._refill()
-                    if not node.is_owned(self.supervisor.address):
-                        self.watch.revive(self.supervisor.durability)
+                if self.slots:  # also those that leave need a node, to take their last reports
+                    self.watch.revive(self.supervisor.durability)
         finally:
             self._kill_all()
             self.watch.close()
             for fd in (self.ready_read, self.ready_write, self.life_read, self.life_write):
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
         return 0
 
     def _start(self, slot: int) -> None:
@@ -267,6 +272,7 @@ class _Children:
             ),
             name=f"ForkPoolWorker-{slot + 1}" if supervisor.start_method == "fork" else f"SpawnPoolWorker-{slot + 1}",
         )  # fmt: skip
+        self.fresh.add(slot & 255)
         process.start()
         self.slots[slot] = process
         self.born[slot] = time.monotonic()
@@ -291,6 +297,7 @@ class _Children:
 
     def _joined(self, slots: bytes) -> None:
         self.ready.update(slots)
+        self.fresh.difference_update(slots)
         on_ready = self.supervisor.on_ready
         if on_ready is not None and len(self.ready) >= min(self.supervisor.concurrency, 256):
             self.supervisor.on_ready = None
@@ -299,6 +306,9 @@ class _Children:
     def _pass_on_stop(self) -> None:
         if self.supervisor.stopping == 0:
             return
+        if self.life_write >= 0:
+            os.close(self.life_write)  # reaches a child whose tasks changed what SIGTERM does, too
+            self.life_write = -1
         number = signal.SIGTERM if self.supervisor.stopping == 1 else signal.SIGKILL
         for process in self.slots.values():
             if process.pid is not None and process.is_alive():
@@ -318,8 +328,9 @@ class _Children:
                 pause = 0.0
             else:
                 logger.error("worker process %s ended with %s; it is replaced", slot + 1, _ending(code))
-                long_lived = now - self.born[slot] > _SOON
-                pause = 0.0 if long_lived else min(self.pause.get(slot, _RESTART_PAUSE) * 2, _RESTART_PAUSE_MOST)
+                # Who had joined was ended by a task, and tasks are given up after some losses: others need not wait.
+                useful = slot & 255 not in self.fresh or now - self.born[slot] > _SOON
+                pause = 0.0 if useful else min(self.pause.get(slot, _RESTART_PAUSE) * 2, _RESTART_PAUSE_MOST)
             self.pause[slot] = pause
             self.due[slot] = now + pause
 

@@ -33,6 +33,7 @@ from msgspec import Raw
 from zerocelery.engine import wire
 from zerocelery.engine.address import Address, parse_address
 from zerocelery.engine.errors import EngineError, NodeUnreachable, PayloadTooLarge, QueueFull, VersionMismatch
+from zerocelery.engine.failpoints import failpoint
 from zerocelery.transport.base import ClientLink
 from zerocelery.transport.zmq import ZmqClientLink
 
@@ -208,6 +209,10 @@ class Producer:
     def _unreachable(self) -> NodeUnreachable:
         kept = self._kept_tasks
         waiting = f"; {kept:,} tasks of this process wait for its acknowledgement" if kept else ""
+        with self._lock:
+            problem = self._link.problem() if self._link is not None else ""
+        if problem:
+            return NodeUnreachable(f"the node at {self.address.url} does not let this client in: {problem}{waiting}")
         return NodeUnreachable(
             f"no node answered at {self.address.url} within {self.options.connect_timeout:g} s{waiting}. Start a "
             f"worker there (zerocelery -A your_app worker), or a node alone: {self.address.start_command}"
@@ -286,9 +291,11 @@ class Producer:
         self._kept.append(kept)
         self._kept_bytes += len(kept.frame)
         self._kept_tasks += kept.count
+        failpoint("producer.before_send")
         # In order: nothing overtakes what the pipe had no room for.
         if self._unsent_from == kept.seq and self._connected and self._link is not None and self._link.send(kept.frame):
             self._unsent_from = kept.seq + kept.count
+        failpoint("producer.after_send")
 
     def _make_room(self, tasks: Sequence[wire.Task]) -> None:
         """Wait until tasks may be taken: for the node's welcome, for receipts, for room in their queue."""

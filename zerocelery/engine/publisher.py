@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Raw
 
 from zerocelery.engine import wire
+from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.journal import Journal
 
 #: A delivery is closed at about this many bytes, so that no subscriber has to swallow one huge message.
@@ -180,9 +181,11 @@ class Publisher:
             self._closed.clear()
         if not self._boxes:
             return
+        failpoint("publisher.before_flush")
         for topic, box in self._boxes.items():
             self._send(topic, box, send)
         self._boxes.clear()
+        failpoint("publisher.after_flush")
 
     def _send(self, topic: str, box: _Box, send: Callable[[bytes], None]) -> None:
         number = self._numbers.get(topic)

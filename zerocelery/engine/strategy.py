@@ -60,7 +60,7 @@ def failure(error: BaseException) -> Outcome:
     try:
         value = cloudpickle.dumps(error)
         pickle.loads(value)  # noqa: S301 - our own bytes; an exception that can't be rebuilt must fail here, not there
-    except Exception:
+    except BaseException:  # what it does when it is pickled is the task's code, too
         value = cloudpickle.dumps(RuntimeError(f"{type(error).__name__}: {_text_of(error)}"))
     return Outcome(wire.FAILURE, value, PICKLE_TYPE, info=text.encode("utf-8", "replace"))
 

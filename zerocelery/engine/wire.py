@@ -327,13 +327,15 @@ class LeaseEntry(Struct, array_like=True, frozen=True):
 class Lease(Struct, array_like=True, frozen=True, tag=_V + 1):
     """Tasks that are this worker's until it answers or is lost; its reports up to ``acked`` are in the journal.
 
-    ``keep``: in the answer to a ``Join``, which of the keys that the worker holds still are its own.
+    ``keep``: in the answer to a ``Join``, which of the keys that the worker holds still are its own; with it comes
+    ``limit``, the largest report that the node takes, in bytes.
     """
 
     generation: int
     acked: int
     entries: list[LeaseEntry]
     keep: list[int] | None = None
+    limit: int | None = None
 
 
 class Blob(Struct, array_like=True, frozen=True, tag=_V + 2):

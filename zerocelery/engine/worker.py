@@ -26,6 +26,7 @@ from msgspec import Raw
 from zerocelery.engine import wire
 from zerocelery.engine.address import Address, parse_address
 from zerocelery.engine.errors import CallableError, VersionMismatch
+from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.processes import Word, host_id, started
 from zerocelery.engine.strategy import Outcome, Strategy, failure, success
 from zerocelery.transport.base import WorkerLink
@@ -50,6 +51,9 @@ _JOIN_AGAIN: Final = 0.5
 
 #: A leaving worker waits this long for the node to take its last reports (a node may be restarting; seconds).
 _FAREWELL: Final = 30.0
+
+#: A task that runs for long says this often that its worker lives: a node elsewhere can't see the process (seconds).
+_BEAT: Final = 1.0
 
 _current = threading.local()
 
@@ -111,13 +115,16 @@ class Worker:
         self._blobs: dict[str, bytes | None] = {}
         self._stale = False
         self._flushed = 0.0
+        self._beat = 0.0
+        self._limit = 1 << 62  # the largest report that the node takes, in bytes
+        self._forked = False
         #: when the running task began (monotonic), 0.0 between tasks; read by the watch
         self.since = 0.0
         #: whether :meth:`run` has returned
         self.left = False
 
     def _word_directory(self) -> Path | None:
-        return self.address.directory / "workers" if self.address.is_ipc else None
+        return self.address.directory / "workers" if self.address.is_local else None
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,9 +143,8 @@ class Worker:
         watch.add(self)
         try:
             while not self._leaving:
-                try:
-                    entry = self._todo.popleft()
-                except IndexError:
+                entry = self._next()
+                if entry is None:
                     self._fetch()
                 else:
                     self._work(entry, watch)
@@ -172,7 +178,8 @@ class Worker:
             self._reports = []
             self._unanswered = deque([(0, unanswered)] if unanswered else [])
             self._returned = []
-            if not holding:
+            if not holding and not unanswered:
+                # Not before the node has all reports: what it would take for unstarted, it would have run again.
                 self._word.renew()
             policies: Mapping[str, int] = getattr(self.strategy, "policies", {})
             pid = os.getpid()
@@ -195,8 +202,10 @@ class Worker:
     def _leave(self) -> None:
         """Say goodbye until the node has answered: a report that is not in the journal is not reported."""
         deadline = time.monotonic() + _FAREWELL
-        returned = [entry.key for entry in self._todo] + self._returned
-        self._todo.clear()
+        with self.lock:
+            self.since = 0.0  # the watch keeps its hands off the link from here on
+            returned = [entry.key for entry in self._todo] + self._returned
+            self._todo.clear()
         link = self._link
         if link is None or self._generation == 0:
             return
@@ -264,6 +273,8 @@ class Worker:
         unanswered = self._unanswered
         while unanswered and unanswered[0][0] <= lease.acked:
             unanswered.popleft()
+        if lease.limit is not None:
+            self._limit = lease.limit
         if lease.keep is not None:
             self._keep_only(set(lease.keep))
         self._todo.extend(lease.entries)
@@ -274,7 +285,7 @@ class Worker:
         for entry in void:
             self._todo.remove(entry)
         # Where the node has settled something of ours, our word is no longer its: begin anew when nothing runs.
-        self._stale = bool(void) or bool(self.since and self._running_key not in keep)
+        self._stale = bool(void) or bool(self.since and self._running_key >= 0 and self._running_key not in keep)
         self._joined = True
         if void:
             logger.warning("worker %s was away: %d tasks that it held went to others", self.name, len(void))
@@ -284,16 +295,27 @@ class Worker:
 
     # ── working ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _next(self) -> wire.LeaseEntry | None:
+        # In one step for the watch: a task that is neither to do nor running would look as if it had never come.
+        with self.lock:
+            entry = self._todo.popleft() if self._todo else None
+            if entry is not None:
+                self._running_key = entry.key
+        return entry
+
     def _work(self, entry: wire.LeaseEntry, watch: Watch) -> None:
         if not self._word.start(entry.key):
             self._revoked()
             return
-        began = time.monotonic()
-        self._running_key = entry.key
-        self.since = began
+        self.since = time.monotonic()
         if not watch.awake:
             watch.wake()
-        self._reports.append(self._run(entry))
+        report = self._run(entry)
+        if self._forked:
+            os._exit(0)  # the task forked, and came back from it twice: the other process is this worker
+        with self.lock:  # the watch may have sent, and replaced, the list of reports while the task ran
+            self._reports.append(report)
+            self._running_key = -1
         self.finished += 1
         self._running = None
         if self.max_tasks is not None and self.finished >= self.max_tasks:
@@ -313,17 +335,26 @@ class Worker:
         try:
             if not self.strategy.accept(task):
                 raise LookupError(f"worker {self.name} has no use for tasks named {task.name!r}")
+            failpoint("worker.before_run")
             value = self.strategy.run(task)
-        except BaseException as error:  # whatever a task does, its end is reported
-            outcome = failure(error)
-        else:
+            failpoint("worker.after_run")
             outcome = value if type(value) is Outcome else success(value)
-        return self._report(entry.key, task.id, outcome, time.perf_counter() - began)
+            return self._report(entry.key, task.id, outcome, time.perf_counter() - began)
+        except BaseException as error:  # whatever a task does, or packing what it returned: its end is reported
+            return self._report(entry.key, task.id, failure(error), time.perf_counter() - began)
 
     def _report(self, key: int, task_id: str, outcome: Outcome, runtime: float) -> wire.Report:
         raw = wire.encode_result(task_id, outcome.state, outcome.final, outcome.content_type, outcome.value,
                                  outcome.info, time.time())  # fmt: skip
         followups = [Raw(wire.encode(task)) for task in outcome.followups] if outcome.followups else []
+        size = len(raw) + sum(memoryview(task).nbytes for task in followups)
+        if size > self._limit:
+            loss = wire.Loss(
+                "too-large", f"the result takes {size:,} bytes, and the node at {self.address.url} takes "
+                f"{self._limit:,} (its --max-message): return a path or a key instead of the data, or start the node "
+                "with a larger limit",
+            )  # fmt: skip
+            return self._report(key, task_id, Outcome(wire.FAILURE, wire.encode(loss), wire.LOSS_TYPE), runtime)
         return wire.Report(key, runtime, outcome.store, Raw(raw), followups)
 
     def _revoked(self) -> None:
@@ -349,6 +380,7 @@ class Worker:
             self._number += 1
             self._unanswered.append((self._number, reports))
             self._send(wire.Done(self._generation, self._number, reports, returned, *more))
+            failpoint("worker.after_report")
 
     # ── while a task runs ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -371,6 +403,9 @@ class Worker:
             if self._reports or returned:
                 self._returned.extend(reversed(returned))
                 self._flush(busy=True)
+            elif (now := time.monotonic()) - self._beat > _BEAT:
+                self._beat = now
+                self._send(wire.Beat([self.id]))
 
     def update(self, state: str, value: bytes = b"", *, content_type: str = "", info: bytes = b"") -> None:
         """Tell a state of the running task that does not end it (STARTED, progress); from the task's own thread."""
@@ -483,6 +518,9 @@ class Watch:
 def _after_fork() -> None:
     Watch._instance = None
     Watch._instance_lock = threading.Lock()
+    worker = current_worker()
+    if worker is not None:
+        worker._forked = True
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -51,6 +51,9 @@ class ClientLink(Protocol):
     def subscribe(self, topic: str) -> None:
         """Listen to a topic."""
 
+    def problem(self) -> str:
+        """Why the node does not let this client in; '' where nothing is known to be wrong."""
+
     def close(self) -> None:
         """Let go; what was not handed over by now is dropped."""
 

@@ -14,6 +14,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from zerocelery.engine.address import Address, check_directory
 from zerocelery.engine.errors import AddressError, NodeRunning
+from zerocelery.transport import curve
 
 #: Frames one subscriber may lag behind before the publisher drops for it; it then sees a gap and asks (numbering).
 _SUBSCRIBER_HWM: Final = 2_000
@@ -33,11 +34,25 @@ _HEARTBEAT_MS: Final = 2_000
 _HEARTBEAT_TIMEOUT_MS: Final = 6_000
 
 
+#: Without these events, all that a client with a wrong key would see is silence: its sends succeed.
+_PROBLEMS: Final[dict[int, str]] = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know this client's key: copy client.key into its keys' allowed/",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "only one of the two uses keys (?keys=DIR or ZEROCELERY_KEYS)",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed. Its key is another one than this client's node.key "
+    "says, or the program that listens there is no node",
+}
+_REFUSALS: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+)
+
 #: The node's sockets, in the order of its tables.
 _TASKS, _RESULTS, _LEASES = 0, 1, 2
 
 
-def _prepare(sock: zmq.Socket[bytes], address: Address, *, max_message: int = -1) -> None:
+def _prepare(sock: zmq.Socket[bytes], address: Address, *, max_message: int = -1, server: bool = False) -> None:
     # Never wait for a peer when closing: what matters has a receipt or is kept (default: wait for ever).
     sock.linger = 0
     sock.reconnect_ivl = _RECONNECT_MS
@@ -51,6 +66,8 @@ def _prepare(sock: zmq.Socket[bytes], address: Address, *, max_message: int = -1
         sock.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MS
         sock.tcp_keepalive = 1
         sock.ipv6 = ":" in address.host
+    if address.keys is not None:
+        (curve.secure_node if server else curve.secure_client)(sock, address.keys)
 
 
 def _fd(sock: zmq.Socket[bytes]) -> int:
@@ -84,9 +101,14 @@ class ZmqNodePort:
     def __init__(self, address: Address, *, max_message: int) -> None:
         self._context = _context()
         self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+        self._authenticator = None
         try:
+            if address.keys is not None:
+                self._authenticator = curve.authenticator(self._context, address.keys)
             self.address = self._bind(address, max_message)
         except BaseException:
+            if self._authenticator is not None:
+                self._authenticator.stop()
             self._context.destroy(linger=0)
             raise
         self._poller = select.poll()
@@ -135,7 +157,7 @@ class ZmqNodePort:
         self._results = self._context.socket(zmq.XPUB)
         self._leases = self._context.socket(zmq.ROUTER)
         for sock in (self._tasks, self._results, self._leases):
-            _prepare(sock, address, max_message=max_message)
+            _prepare(sock, address, max_message=max_message, server=True)
         self._tasks.rcvhwm = _TASKS_HWM
         self._results.sndhwm = _SUBSCRIBER_HWM
         # Tell of every subscription, also of a topic that is known: a client that came back gets its welcome.
@@ -281,6 +303,8 @@ class ZmqNodePort:
     def close(self) -> None:
         for fd in list(self._pids):
             self._unwatch(fd)
+        if self._authenticator is not None:
+            self._authenticator.stop()
         # What was published last (farewells, results of the final turn) still leaves.
         self._context.destroy(linger=500)
         os.close(self._wake_read)
@@ -301,9 +325,17 @@ class ZmqClientLink:
     def __init__(self, address: Address) -> None:
         if address.is_ipc:
             check_directory(address.directory)
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = _context()
-        self._push = self._context.socket(zmq.PUSH)
-        self._sub = self._context.socket(zmq.SUB)
+        context = _context()
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = context
+        try:
+            self._open(context, address)
+        except BaseException:
+            context.destroy(linger=0)
+            raise
+
+    def _open(self, context: zmq.Context[zmq.Socket[bytes]], address: Address) -> None:
+        self._push = context.socket(zmq.PUSH)
+        self._sub = context.socket(zmq.SUB)
         for sock in (self._push, self._sub):
             _prepare(sock, address)
         # Only a connected node gets frames: without it, a PUSH takes a thousand into memory and calls that success.
@@ -313,6 +345,8 @@ class ZmqClientLink:
         # Subscriptions beyond the SUB's own send limit vanish, and those topics never match.
         self._sub.sndhwm = 0
         self._sub.rcvtimeo = self._timeout = -1
+        self._monitor = self._push.get_monitor_socket(_REFUSALS) if not address.is_ipc else None
+        self._problem = ""
         self._sub.connect(address.results)
         self._push.connect(address.tasks)
 
@@ -337,10 +371,21 @@ class ZmqClientLink:
         except zmq.Again:
             return None
 
+    def problem(self) -> str:
+        try:
+            while self._monitor is not None:
+                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+                self._problem = _PROBLEMS.get(int(event["event"]), "")
+        except zmq.Again:
+            pass
+        return self._problem
+
     def subscribe(self, topic: str) -> None:
         self._sub.subscribe(topic.encode() + b"\0")
 
     def close(self) -> None:
+        if self._monitor is not None:
+            self._push.disable_monitor()
         if self._context is not None:
             self._context.destroy(linger=0)
             self._context = None
@@ -367,7 +412,11 @@ class ZmqWorkerLink:
             check_directory(address.directory)
         self._context = _context()
         self._dealer = self._context.socket(zmq.DEALER)
-        _prepare(self._dealer, address)
+        try:
+            _prepare(self._dealer, address)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
         # The id stays the same over reconnects: the node finds the worker's leases again.
         self._dealer.routing_id = worker_id.encode()
         self._dealer.immediate = True
