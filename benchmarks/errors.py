@@ -1,10 +1,10 @@
 """What a benchmark raises.
 
-    BenchmarkError
-    ├── Unavailable   a contestant can't be had on this machine: the message says why
-    ├── Refused       the run must not start: something here isn't ours to touch
-    └── Failed        a contestant started and then failed, or its client did
-        └── Hung      it didn't answer within its deadline and was killed
+BenchmarkError
+├── Unavailable   a contestant can't be had on this machine: the message says why
+├── Refused       the run must not start: something here isn't ours to touch
+└── Failed        a contestant started and then failed, or its client did
+    └── Hung      it didn't answer within its deadline and was killed
 """
 
 from __future__ import annotations

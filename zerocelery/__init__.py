@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zerocelery import signals, states
+    from zerocelery._alias import install_as_celery
     from zerocelery._ids import uuid
     from zerocelery._state import current_app, current_task
     from zerocelery.app import bugreport, shared_task
@@ -25,6 +26,7 @@ __all__ = (
     "bugreport",
     "current_app",
     "current_task",
+    "install_as_celery",
     "maybe_signature",
     "shared_task",
     "signals",
@@ -43,6 +45,7 @@ _HOMES = {
     "bugreport": "zerocelery.app",
     "current_app": "zerocelery._state",
     "current_task": "zerocelery._state",
+    "install_as_celery": "zerocelery._alias",
     "maybe_signature": "zerocelery.canvas.signature",
     "shared_task": "zerocelery.app",
     "signature": "zerocelery.canvas.signature",

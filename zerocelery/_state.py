@@ -36,7 +36,7 @@ __all__ = (
 #: The app of all threads that have no other.
 default_app: Celery | None = None
 
-_finalizers: list[Callable[[Celery], Any]] = []
+_finalizers: dict[Any, Callable[[Celery], Any]] = {}
 _apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 _guard = threading.RLock()
 
@@ -51,16 +51,20 @@ _tls = _Local()
 # ── apps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def connect_on_app_finalize(callback: Callable[[Celery], Any]) -> Callable[[Celery], Any]:
-    """Call with every app that is finalised from now on."""
+def connect_on_app_finalize(callback: Callable[[Celery], Any], *, key: Any = None) -> Callable[[Celery], Any]:
+    """Call with every app that is finalised from now on.
+
+    Arguments:
+        key: what is connected with the same key later takes this one's place.
+    """
     with _guard:
-        _finalizers.append(callback)
+        _finalizers[callback if key is None else key] = callback
     return callback
 
 
 def _announce_app_finalized(app: Celery) -> None:
     with _guard:
-        callbacks = list(_finalizers)
+        callbacks = list(_finalizers.values())
     for callback in callbacks:
         callback(app)
 

@@ -184,7 +184,9 @@ class Celery:
         if getattr(function, "__name__", "") == "<lambda>" and "name" not in options:
             raise SyntaxError("a lambda has no name that a worker could find it by: app.task(name='…')(lambda …)")
         if shared:
-            _state.connect_on_app_finalize(lambda app: app._task_from_fun(function, **options))
+            # a cell of a notebook that is run again takes the place of its former self
+            key = function.__module__, getattr(function, "__qualname__", id(function)), options.get("name")
+            _state.connect_on_app_finalize(lambda app: app._take_shared(function, options), key=key)
         if not lazy or self.finalized:
             task = self._task_from_fun(function, **options)
         else:
@@ -203,6 +205,12 @@ class Celery:
         if known is not None and known._decorated_fun is fun:
             return known
         return self._register(self._make_task(fun, name=name, base=base, bind=bind, **options))
+
+    def _take_shared(self, function: Any, options: dict[str, Any]) -> None:
+        """Have a task that another app shares, unless there is one of its name."""
+        name = options.get("name") or self.gen_task_name(function.__name__, function.__module__)
+        if name not in self._tasks:
+            self._task_from_fun(function, **options)
 
     def _make_task(
         self, fun: Any, name: str | None = None, base: Any = None, bind: bool = False, **options: Any

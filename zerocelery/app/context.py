@@ -77,6 +77,16 @@ class Context:
         """A field by its name."""
         return getattr(self, key, default)
 
+    def __getattr__(self, name: str) -> Any:
+        # made when somebody looks: the representation of large arguments is not for free
+        if name in ("argsrepr", "kwargsrepr"):
+            value = self.args if name == "argsrepr" else self.kwargs
+            if value is not None:
+                from zerocelery.app.message import arguments_repr
+
+                return arguments_repr(tuple(value) if name == "argsrepr" else value)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @property
     def children(self) -> list[Any]:
         """Results of the tasks that this one called."""

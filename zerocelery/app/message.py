@@ -359,8 +359,11 @@ def body_of(task: wire.Task, head: Head, accept: frozenset[str] | None) -> tuple
 def request_of(task: wire.Task, head: Head, *, ignore_result: bool) -> dict[str, Any]:
     """The protocol's headers of a task that arrived, with its delivery beside them."""
     moment = _moment
-    return {
+    priority = task.priority if head.has_priority else None
+    reply_to = head.reply_to or (task.topics[0] if task.topics else "")
+    fields: dict[str, Any] = {
         **(head.headers or {}),
+        "headers": head.headers,
         "lang": "py",
         "task": task.name,
         "id": task.id,
@@ -373,30 +376,34 @@ def request_of(task: wire.Task, head: Head, *, ignore_result: bool) -> dict[str,
         "timelimit": list(head.timelimit) if head.timelimit else [None, None],
         "root_id": head.root_id or task.id,
         "parent_id": head.parent_id,
-        "argsrepr": head.argsrepr,
-        "kwargsrepr": head.kwargsrepr,
         "origin": head.origin,
         "ignore_result": ignore_result,
         "replaced_task_nesting": head.replaced_task_nesting,
         "stamped_headers": head.stamped_headers,
         "stamps": head.stamps or {},
         "correlation_id": task.id,
-        "reply_to": head.reply_to or "",
+        "reply_to": reply_to,
         "properties": {
             "correlation_id": task.id,
-            "reply_to": head.reply_to or "",
+            "reply_to": reply_to,
             "content_type": head.content_type,
             "content_encoding": head.content_encoding,
-            "priority": task.priority if head.has_priority else None,
+            "delivery_mode": 2,
+            "priority": priority,
             **(head.properties or {}),
         },
         "delivery_info": {
             "exchange": head.exchange or "",
             "routing_key": head.routing_key or task.queue,
-            "priority": task.priority if head.has_priority else None,
+            "priority": priority,
             "redelivered": False,
         },
     }
+    if head.argsrepr is not None:
+        fields["argsrepr"] = head.argsrepr
+    if head.kwargsrepr is not None:
+        fields["kwargsrepr"] = head.kwargsrepr
+    return fields
 
 
 def _moment(seconds: float | None) -> str | None:

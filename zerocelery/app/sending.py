@@ -63,36 +63,42 @@ _DROPPED = frozenset(
 
 
 class Plan:
-    """How a plain call of one task is sent.
+    """How one task is sent, as settings and attributes are now.
 
     Arguments:
-        usable: False where every call of this task needs the long way.
+        usable: whether plain calls differ in id and arguments alone; else every call goes the long way.
+        options: the options that the task itself has.
+        shipment: what travels along where workers can't import the task.
     """
 
     __slots__ = (
-        "_client", "_flags", "_head", "_head_of", "_keep", "_make", "_name", "_priority", "_queue", "_result",
-        "_shipment", "app", "check", "epoch", "ignored", "usable",
+        "_client", "_head", "_keep", "_make_result", "_name", "_priority", "_queue", "_wire_flags", "app", "check",
+        "eager", "epoch", "flags", "ignored", "options", "shipment", "usable",
     )  # fmt: skip
 
     def __init__(self, sender: Sender, task: Task[..., Any]) -> None:
         app = sender.app
+        limits = task.time_limit, task.soft_time_limit
+        if limits[0] and limits[1] and limits[1] > limits[0]:
+            raise ValueError("soft_time_limit must be less than or equal to time_limit")
         self.app = app
         self.epoch = app.epoch
         self.check = task.__header__ if task.typing else None
-        self.usable = _can_be_planned(sender, task)
+        self.flags = policy(task)
+        self.ignored = bool(task.ignore_result)
+        self.options = {**task._get_exec_options(), "ignore_result": self.ignored}
+        self.eager = bool(app.conf["task_always_eager"])
+        self.shipment = None if self.eager else sender.shipment(task)
+        self.usable = not self.eager and _can_be_planned(sender, task)
         if not self.usable:
             return
-        options = sender.router.route(task._get_exec_options(), task.name, (), {}, task)
-        limits = (task.time_limit, task.soft_time_limit)
+        options = sender.router.route(self.options, task.name, (), {}, task)
         priority = options.get("priority")
         self._name: str = task.name
         self._queue = sender.queue_of(options)
         self._priority = min(max(int(priority or 0), 0), 255)
-        self._flags = policy(task)
+        self._wire_flags = self.flags | (wire.IGNORE_RESULT if self.ignored else 0)
         self._keep = sender.keep
-        self.ignored = bool(task.ignore_result)
-        if self.ignored:
-            self._flags |= wire.IGNORE_RESULT
         self._head = head_bytes(
             Head(
                 origin=_message.origin(),
@@ -101,8 +107,7 @@ class Plan:
             )
         )
         self._client = app.client
-        self._shipment = sender.shipment(task)
-        self._result = _result_maker(app, task)
+        self._make_result = _result_maker(app, task)
 
     def send(self, args: Any, kwargs: Any, task_id: str | None) -> Any:
         """Send the task; None where this call needs the long way."""
@@ -124,14 +129,14 @@ class Plan:
             name=self._name,
             queue=self._queue,
             priority=self._priority,
-            flags=self._flags,
+            flags=self._wire_flags,
             topics=() if self.ignored else (client.producer.inbox,),
             keep=self._keep,
-            digest=None if self._shipment is None else self._shipment.send(client),
+            digest=None if self.shipment is None else self.shipment.send(client),
             head=self._head,
             body=body,
         )
-        result = self._result(task_id)
+        result = self._make_result(task_id)
         result._token = client.submit(task)
         result.ignored = self.ignored
         return result
@@ -143,15 +148,11 @@ def _can_be_planned(sender: Sender, task: Task[..., Any]) -> bool:
     from zerocelery.app.task import Task as BaseTask
 
     app, kind = sender.app, type(task)
-    conf = app.conf
-    limits = task.time_limit, task.soft_time_limit
     return (
-        not conf["task_always_eager"]
-        and app.has_node
+        app.has_node
         and task.serializer in (None, "json", "application/json")
         and task.compression is None
         and task.expires is None
-        and not (limits[0] and limits[1] and limits[1] > limits[0])
         and not sender.routes_by_arguments
         # whoever replaces one of these wants to see every call
         and kind.shadow_name is BaseTask.shadow_name
@@ -194,6 +195,9 @@ class Sender:
         self.default_queue = str(conf["task_default_queue"])
         self.keep = _keep(conf["result_expires"])
         self._ships = conf["ship_callables"]
+        self._serializer: str = conf["task_serializer"]
+        self._compression: str | None = conf["task_compression"]
+        self._timezone = app.timezone
 
     @property
     def routes_by_arguments(self) -> bool:
@@ -235,13 +239,13 @@ class Sender:
     def prepare(self, message: TaskMessage, task: Any) -> wire.Task:
         """The engine's task for a message; its callable is on its way when this returns."""
         client = self.app.client
-        shipment = self.shipment(task)
+        plan = None if task is None else task._planned()
         return to_wire(
             message,
             topics=(client.producer.inbox,),
-            flags=policy(task) if task is not None else 0,
+            flags=0 if plan is None else plan.flags,
             keep=self.keep,
-            digest=None if shipment is None else shipment.send(client),
+            digest=None if plan is None or plan.shipment is None else plan.shipment.send(client),
         )
 
     def retry(self, task: Task[..., Any], again: Signature) -> None:
@@ -321,8 +325,8 @@ class Sender:
             routing_key=take("routing_key", None) or getattr(declared, "routing_key", None) or queue,
             priority=take("priority", None),
             delivery_mode=take("delivery_mode", None),
-            serializer=take("serializer", None) or self.app.conf["task_serializer"],
-            compression=take("compression", None) or self.app.conf["task_compression"],
+            serializer=take("serializer", None) or self._serializer,
+            compression=take("compression", None) or self._compression,
             headers=dict(take("headers", None) or {}),
             properties={key: value for key, value in options.items() if key not in _DROPPED},
         )
@@ -359,7 +363,7 @@ class Sender:
         """A moment in UTC; a naive one is in the app's zone."""
         from zerocelery.utils.time import to_timestamp
 
-        return datetime.fromtimestamp(to_timestamp(moment, self.app.timezone), timezone.utc)
+        return datetime.fromtimestamp(to_timestamp(moment, self._timezone), timezone.utc)
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -404,9 +408,9 @@ class Sender:
 def send_by_name(app: Celery, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
     """What ``app.send_task`` does once its arguments are in one dict; gives the AsyncResult."""
     task = options.pop("task_type", None)
-    if app.conf["task_always_eager"] and task is None:
-        warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=3)
     if task is None:
+        if app.conf["task_always_eager"]:
+            warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=3)
         task = app._tasks.get(name)
         if task is not None:
             options = {**task._get_exec_options(), **options}

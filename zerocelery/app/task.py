@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Generic, ParamSpec, TypeVar
 
     from zerocelery.app.base import Celery
+    from zerocelery.app.sending import Plan
     from zerocelery.canvas.signature import Signature
     from zerocelery.result import AsyncResult, EagerResult
 
@@ -263,12 +264,20 @@ class Task(_Typed["P", "R"]):
         if link is None and link_error is None and shadow is None and not options:
             plan = self._plan
             if plan is None or plan.epoch != plan.app.epoch:
-                plan = self._plan = self.app.sender.plan(self)
+                plan = self._planned()
             if plan.usable:
                 result = plan.send(args or (), kwargs or {}, task_id)
                 if result is not None:
                     return result  # type: ignore[no-any-return]
         return self._apply_async(args, kwargs, task_id, producer, link, link_error, shadow, options)
+
+    def _planned(self) -> Plan:
+        """How this task is sent, as things are now."""
+        plan = self._plan
+        if plan is None or plan.epoch != plan.app.epoch:
+            plan = self.app.sender.plan(self)
+            self.__dict__["_plan"] = plan
+        return plan  # type: ignore[no-any-return]
 
     def _apply_async(
         self,
@@ -281,15 +290,13 @@ class Task(_Typed["P", "R"]):
         shadow: str | None,
         options: dict[str, Any],
     ) -> AsyncResult[R]:
-        if self.soft_time_limit and self.time_limit and self.soft_time_limit > self.time_limit:
-            raise ValueError("soft_time_limit must be less than or equal to time_limit")
-        if self.typing and self.__header__ is not None:
-            self.__header__(*(args or ()), **(kwargs or {}))
-        app = self.app
+        plan = self._planned()
+        if plan.check is not None:
+            plan.check(*(args or ()), **(kwargs or {}))
+        app = plan.app
         shadow = shadow or self.shadow_name(args, kwargs, options)
-        options = {**self._get_exec_options(), **options}
-        options.setdefault("ignore_result", self.ignore_result)
-        if app.conf["task_always_eager"]:
+        options = {**plan.options, **options}
+        if plan.eager:
             return self._apply_eagerly(args, kwargs, task_id, link, link_error, options)  # type: ignore[no-any-return]
         return app.send_task(  # type: ignore[no-any-return]
             self.name,

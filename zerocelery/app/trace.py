@@ -140,25 +140,15 @@ class NodeRun:
     def context(self) -> Context:
         """The request, for who looks at it."""
         fields = request_of(self.task, self.head, ignore_result=bool(self.task.flags & wire.IGNORE_RESULT))
-        headers = dict(fields)
-        for own in ("correlation_id", "reply_to", "properties", "delivery_info"):
-            del headers[own]
-        context = Context()
-        context.update(
-            fields, headers=headers, args=self.args, kwargs=self.kwargs, hostname=self.hostname, called_directly=False
-        )
-        context.update(self.embed)
+        fields.update(self.embed, args=self.args, kwargs=self.kwargs, hostname=self.hostname, called_directly=False)
+        context = Context.__new__(Context)
+        context.update(fields)
         return context
 
     # outcomes
 
     def started(self, meta: dict[str, Any]) -> None:
-        self.tell(states.STARTED, meta)
-
-    def tell(self, state: str, meta: Any) -> None:
-        """Tell a state that doesn't end the run."""
-        self._last = (state, meta)
-        self.backend.store_result(self.task.id, meta, state)
+        self.backend.store_result(self.task.id, meta, states.STARTED)
 
     def noted(self, state: str, meta: Any) -> None:
         """Remember the state that was told last: with Ignore it stays."""

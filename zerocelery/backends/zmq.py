@@ -237,6 +237,7 @@ class NodeBackend:
         info = {"traceback": traceback} if traceback else {}
         encode = self.encode_exception if isinstance(result, BaseException) else self.encode
         content_type, value, packed = encode(result, info)
+        run.noted(state, result)
         run.worker.update(state, value, content_type=content_type, info=packed)
         return result
 

@@ -137,8 +137,8 @@ def _references(function: object) -> Iterator[tuple[dict[str, Any], str, Any]]:
     seen: set[int] = set()
     todo: list[object] = [function]
     while todo:
-        one = inner_of(todo[-1]) or todo[-1]
-        todo.pop()
+        one = todo.pop()
+        one = inner_of(one) or one
         if not isinstance(one, types.FunctionType) or id(one) in seen:
             continue
         seen.add(id(one))
@@ -146,8 +146,9 @@ def _references(function: object) -> Iterator[tuple[dict[str, Any], str, Any]]:
             for name in code.co_names:
                 value = one.__globals__.get(name, _MISSING)
                 yield one.__globals__, name, value
-                if isinstance(value, types.FunctionType) and not importable(value):
-                    todo.append(value)
+                inner = inner_of(value) or value  # a task among the globals travels as its function does
+                if isinstance(inner, types.FunctionType) and not importable(inner):
+                    todo.append(inner)
         todo.extend(_contents(one))
 
 

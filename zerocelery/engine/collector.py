@@ -27,6 +27,7 @@ from msgspec import Raw
 from zerocelery.engine import wire
 from zerocelery.engine.clock import Clock
 from zerocelery.engine.failpoints import failpoint
+from zerocelery.engine.groups import Groups
 from zerocelery.engine.journal import Journal
 from zerocelery.engine.ledger import Entry, Lane, Ledger
 from zerocelery.engine.publisher import Publisher
@@ -133,6 +134,7 @@ class Collector:
         self.clock = clock
         self.processes = processes
         self.limits = limits
+        self.groups = Groups(journal)
         self.counters = Counters()
         self.workers: dict[str, WorkerState] = {}
         self.outbox: list[tuple[str, wire.ToWorker]] = []
@@ -167,6 +169,25 @@ class Collector:
             self.journal.forget(message.ids)
         elif isinstance(message, wire.Query):
             self._query(message)
+        else:
+            self._numbered(message)
+
+    def _numbered(self, message: wire.Gather | wire.Grow | wire.Put) -> None:
+        """What takes one sequence number and is no task."""
+        if self._expected(message.inbox, message.seq, 1) != 0:
+            return
+        if isinstance(message, wire.Gather):
+            self._open(message.group)
+        elif isinstance(message, wire.Grow):
+            self.groups.grow(message.id, message.members)
+        else:
+            self._conclude(message.result, message.keep, (), True)
+        self._taken(message.inbox, message.seq)
+
+    def _open(self, raw: Raw) -> None:
+        problem = self.groups.open(raw, self.clock.wall())
+        if problem is not None:
+            self._malformed(problem)
 
     def _malformed(self, message: wire.Malformed) -> None:
         self.counters.malformed += 1
@@ -343,8 +364,12 @@ class Collector:
         worker.frozen = False
         worker.silent_until = None
         worker.beat = self.clock.monotonic()
-        worker.local = self.processes.local(join.host) and self._watch(worker_id, join.pid)
+        here = self.processes.local(join.host)
+        worker.local = here and self._watch(worker_id, join.pid)
         self._finish(worker, join.done)
+        if here and not worker.local and not self.processes.alive(join.pid, join.started):
+            self.lose(worker, f"its process {join.pid} died")  # it had sent this before
+            return
         holding = set(join.holding)
         for entry in [e for key, e in worker.held.items() if key not in holding]:
             self._release(worker, entry)  # leased, but the lease never arrived there
@@ -383,9 +408,13 @@ class Collector:
             self._learn(worker, entry.head.name, report.runtime)
             self._end(entry)
             self.counters.finished += 1
-            self._record(entry, report, now)
+            for raw in report.gathers:
+                self._open(raw)
             for raw in report.followups:
                 self._follow_up(raw, now)
+            self._record(entry, report, now)
+            for ending in report.endings:
+                self._conclude(ending.result, ending.keep, (), ending.store, gather=ending.gather)
         if not worker.held:
             worker.seconds = 0.0
 
@@ -401,17 +430,54 @@ class Collector:
             self._estimates[name] = runtime
 
     def _record(self, entry: Entry, report: wire.Report, now: float) -> None:
-        """Store a result and send it on."""
+        """Store a result and send it on; count it where the task is a group's member."""
         result = wire.decode_result_head(report.result)
         if isinstance(result, wire.Malformed):
             self._malformed(result)
             self._fail(entry, "refused", f"the worker's result can't be read: {result.reason}")
-        elif report.store:
-            head = entry.head
+            return
+        head = entry.head
+        if report.store:
             keep = self.limits.result_expires if head.keep is None else head.keep
             if keep > 0:
                 self.journal.result(result.id, result.state, int(now + keep), bytes(report.result))
             self.publisher.result(result.id, report.result, head.topics, final=result.final)
+        if head.flags & wire.MEMBER and result.final:
+            self._count(_gather_of(entry), result, bytes(report.result), now)
+
+    def _conclude(
+        self, raw: Raw, keep: float | None, topics: tuple[str, ...], store: bool, *, gather: str | None = None
+    ) -> None:
+        """Take a result that doesn't come from the task's own run."""
+        result = wire.decode_result_head(raw)
+        if isinstance(result, wire.Malformed):
+            self._malformed(result)
+            return
+        now = self.clock.wall()
+        if store:
+            keep = self.limits.result_expires if keep is None else keep
+            if keep > 0:
+                self.journal.result(result.id, result.state, int(now + keep), bytes(raw))
+            self.publisher.result(result.id, raw, topics, final=result.final)
+        if gather is not None:
+            self._count(gather, result, bytes(raw), now)
+
+    def _count(self, gather: str | None, result: wire.ResultHead, raw: bytes, now: float) -> None:
+        """Count a member's end, and accept the body with the last one."""
+        if gather is None:
+            return
+        body = self.groups.ended(gather, result.id, raw, well=result.state == wire.SUCCESS, now=now)
+        if body is None:
+            return
+        encoded = wire.encode(body)
+        if len(encoded) <= self.limits.max_message:
+            self._follow_up(Raw(encoded), now)
+            return
+        what = f"the results of its group take {len(encoded):,} bytes, more than the node's --max-message"
+        bare = wire.encode(msgspec.structs.replace(body, inputs=[], verdict=b""))
+        head = wire.decode_task_head(bare)
+        if isinstance(head, wire.TaskHead):
+            self._fail(Entry(0, head, bare), "too-large", what)
 
     def _follow_up(self, raw: Raw, now: float) -> None:
         head = wire.decode_task_head(raw)
@@ -544,6 +610,8 @@ class Collector:
                 seconds += cost
                 taken.append(lane.take())
                 first.flags = policies.get(head.name, policy if policy >= 0 else head.flags)
+                if head.flags & wire.SETTLED:
+                    first.flags = wire.ACK_LATE | wire.REJECT_ON_LOST
             if several or not lane.order:
                 lane = ledger.best(queues)
         if not taken:
@@ -647,6 +715,18 @@ class Collector:
             if keep > 0:
                 self.journal.result(head.id, state, int(now + keep), raw)
         self.publisher.result(head.id, Raw(raw), head.topics, final=True)
+        if head.flags & (wire.MEMBER | wire.AFTERMATH):
+            self._follow_loss(entry, raw, now)
+
+    def _follow_loss(self, entry: Entry, raw: bytes, now: float) -> None:
+        """What follows from an end that no worker has reported: others may have waited for this task."""
+        task = wire.decode_task(entry.raw)
+        if isinstance(task, wire.Malformed):
+            return
+        if task.flags & wire.AFTERMATH:
+            self._follow_up(Raw(wire.encode(wire.aftermath(task, raw))), now)
+        if task.flags & wire.MEMBER:
+            self._count(task.gather, wire.ResultHead(task.id, wire.FAILURE, True), raw, now)
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -804,3 +884,9 @@ class Collector:
                 return
             worker.local = True
         worker.silent_until = worker.beat + _REJOIN_SECONDS
+
+
+def _gather_of(entry: Entry) -> str | None:
+    """The group that a task is a member of."""
+    task = wire.decode_task(entry.raw)
+    return None if isinstance(task, wire.Malformed) else task.gather

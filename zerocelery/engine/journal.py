@@ -28,7 +28,7 @@ from zerocelery.engine.failpoints import failpoint
 Durability = Literal["none", "process", "power"]
 
 #: Raised when the tables change; a journal of a higher number is refused, one of a lower number is migrated.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 #: Above this size the check at start would be felt; SQLite still checks every page's structure when it reads it.
 _CHECK_UP_TO_BYTES: Final = 64 << 20
@@ -49,11 +49,21 @@ CREATE TABLE results(id TEXT PRIMARY KEY, state TEXT NOT NULL, expires INTEGER N
 CREATE TABLE callables(digest TEXT PRIMARY KEY, used INTEGER NOT NULL, blob BLOB NOT NULL);
 """
 
+#: What each format has that the one before it had not.
+_ADDED = {
+    2: """
+CREATE TABLE groups(id TEXT PRIMARY KEY, seen INTEGER NOT NULL, raw BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE parts(gather TEXT NOT NULL, id TEXT NOT NULL, verdict INTEGER NOT NULL, raw BLOB NOT NULL,
+                   PRIMARY KEY(gather, id)) WITHOUT ROWID;
+""",
+}
+
 _INSERT_TASK = "INSERT INTO tasks VALUES(?,?,?)"
 _DELETE_TASK = "DELETE FROM tasks WHERE key=?"
 _HOLD = "INSERT INTO held VALUES(?,?,?)"
 # Leases, inboxes and workers are few and change all the time: one table, so that a turn touches one page for all.
 _MARK = "INSERT OR REPLACE INTO marks VALUES(?,?,?,?,?)"
+_PART = "INSERT OR REPLACE INTO parts VALUES(?,?,?,?)"
 _END_LEASE = "DELETE FROM marks WHERE kind='lease' AND id=?"
 # A stored SUCCESS is never overwritten, whatever comes later (as in Celery 5.7).
 _RESULT = (
@@ -82,6 +92,7 @@ class Journal:
         self._marks: dict[object, tuple[str, object, int, int, bytes | None]] = {}
         self._ended: list[tuple[int]] = []
         self._results: list[tuple[str, str, int, bytes]] = []
+        self._parts: list[tuple[str, str, int, bytes]] = []
         self._others: list[tuple[str, tuple[object, ...]]] = []
         self._open = False  # a transaction is open
         self._db = self._connect()
@@ -125,8 +136,10 @@ class Journal:
                 f"the journal {self.path} was written by a newer zerocelery (format {version}, this one reads up to "
                 f"{SCHEMA_VERSION}): upgrade zerocelery, or give the node another directory"
             )
-        if version == 0:
-            db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+        if version < SCHEMA_VERSION:
+            missing = "".join(script for number, script in _ADDED.items() if number > version)
+            script = missing if version else _SCHEMA + missing
+            db.executescript(f"BEGIN;{script}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
 
     def close(self) -> None:
         """Commit what is open and let go of the file."""
@@ -152,6 +165,18 @@ class Journal:
 
     def result(self, task_id: str, state: str, expires: int, raw: bytes) -> None:
         self._results.append((task_id, state, expires, raw))
+
+    def group(self, gather: str, seen: int, raw: bytes) -> None:
+        """Remember an open group."""
+        self._others.append(("INSERT OR REPLACE INTO groups VALUES(?,?,?)", (gather, seen, raw)))
+
+    def part(self, gather: str, task_id: str, verdict: int, raw: bytes) -> None:
+        """Remember a member that was added to a group, or has ended (:mod:`zerocelery.engine.groups` has the verdicts)."""
+        self._parts.append((gather, task_id, verdict, raw))
+
+    def close_group(self, gather: str) -> None:
+        self._others.append(("DELETE FROM groups WHERE id=?", (gather,)))
+        self._others.append(("DELETE FROM parts WHERE gather=?", (gather,)))
 
     def inbox(self, inbox: str, last: int, seen: int) -> None:
         self._marks[inbox] = ("inbox", inbox, last, seen, None)
@@ -197,6 +222,7 @@ class Journal:
             (_DELETE_TASK, self._removals),
             (_END_LEASE, self._ended),
             (_RESULT, self._results),
+            (_PART, self._parts),
         )
         if self._marks:
             self._begin()
@@ -265,7 +291,9 @@ class Journal:
         """The highest arrival number in use."""
         tasks = self._db.execute("SELECT max(key & ?) FROM tasks", (mask,)).fetchone()[0]
         held = self._db.execute("SELECT max(n) FROM held").fetchone()[0]
-        return max(tasks or 0, held or 0)
+        # A key of the buried is not given again: who is buried later must not take their place.
+        dead = self._db.execute("SELECT max(key & ?) FROM dead", (mask,)).fetchone()[0]
+        return max(tasks or 0, held or 0, dead or 0)
 
     def queues(self) -> list[tuple[int, str]]:
         return self._db.execute("SELECT number, name FROM queues").fetchall()
@@ -284,6 +312,17 @@ class Journal:
         """The stored result, unless its time is over."""
         row = self._db.execute("SELECT raw FROM results WHERE id=? AND expires>?", (task_id, now)).fetchone()
         return row[0] if row else None
+
+    def find_group(self, gather: str) -> bytes | None:
+        row = self._db.execute("SELECT raw FROM groups WHERE id=?", (gather,)).fetchone()
+        return row[0] if row else None
+
+    def parts(self, gather: str) -> list[tuple[str, int, bytes]]:
+        """Id, verdict and result of the members that were added or have ended."""
+        return self._db.execute("SELECT id, verdict, raw FROM parts WHERE gather=?", (gather,)).fetchall()
+
+    def count_groups(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM groups").fetchone()[0])
 
     def find_inbox(self, inbox: str) -> int | None:
         row = self._db.execute("SELECT number FROM marks WHERE kind='inbox' AND id=?", (inbox,)).fetchone()
@@ -327,11 +366,14 @@ class Journal:
             self._db.executemany("DELETE FROM results WHERE id=?", expired)
         return len(expired), rows[-1][0] if len(rows) == limit else ""
 
-    def expire_quiet(self, *, inboxes_before: int, callables_before: int) -> None:
-        """Forget producers and callables that nobody has used since then."""
+    def expire_quiet(self, *, inboxes_before: int, callables_before: int, groups_before: int) -> None:
+        """Forget producers and callables that nobody has used since then, and groups that were opened before."""
         self._begin()
         self._db.execute("DELETE FROM marks WHERE kind='inbox' AND seen<?", (inboxes_before,))
         self._db.execute("DELETE FROM callables WHERE used<?", (callables_before,))
+        quiet = [gather for (gather,) in self._db.execute("SELECT id FROM groups WHERE seen<?", (groups_before,))]
+        self._db.executemany("DELETE FROM parts WHERE gather=?", [(gather,) for gather in quiet])
+        self._db.executemany("DELETE FROM groups WHERE id=?", [(gather,) for gather in quiet])
 
 
 msgpack_encode = msgspec.msgpack.Encoder().encode

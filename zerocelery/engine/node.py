@@ -28,7 +28,7 @@ import msgspec
 
 from zerocelery.engine.address import Address, parse_address, prepare_directory
 from zerocelery.engine.clock import Clock, SystemClock
-from zerocelery.engine.collector import Collector, Limits
+from zerocelery.engine.collector import Collector, Limits, Processes
 from zerocelery.engine.errors import AddressError, EngineError, NodeRunning, NodeUnreachable
 from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.journal import Durability, Journal
@@ -53,6 +53,9 @@ _EXPIRED_PER_TURN: Final = 500
 _FORGET_INBOXES: Final = 7 * 86_400
 _FORGET_CALLABLES: Final = 30 * 86_400
 
+#: A group that was opened this long ago and has not got all its members' ends is given up.
+_FORGET_GROUPS: Final = 365 * 86_400
+
 #: An embedded node ends when nobody was connected for this long; at its start it waits longer.
 LINGER_SECONDS: Final = 10.0
 _FIRST_WAIT_SECONDS: Final = 60.0
@@ -66,6 +69,7 @@ class Node:
 
     Arguments:
         embedded: end when nobody has used it for ``LINGER_SECONDS``.
+        port: makes the transport; for tests, as are ``clock`` and ``processes``.
 
     Raises:
         NodeRunning: another process is the node at this address; the message says which.
@@ -79,8 +83,10 @@ class Node:
         durability: Durability = "process",
         limits: Limits | None = None,
         embedded: bool = False,
-        clock: Clock | None = None,
         insecure: bool = False,
+        clock: Clock | None = None,
+        processes: Processes | None = None,
+        port: Callable[[Address, int], NodePort] | None = None,
     ) -> None:
         self.address = parse_address(address)
         if not self.address.is_local and self.address.keys is None and not insecure:
@@ -93,6 +99,8 @@ class Node:
         self.durability: Durability = durability
         self.embedded = embedded
         self.clock: Clock = clock or SystemClock()
+        self._processes = processes
+        self._make_port = port or _zmq_port
         prepare_directory(self.address.directory)
         self._lock = take_lock(self.address)
         self._stopping = False
@@ -113,12 +121,11 @@ class Node:
             self.node_id = uuid.uuid4().hex
             self.journal.meta("node", self.node_id)
         try:
-            port = ZmqNodePort(self.address, max_message=self.limits.max_message + (1 << 20))
+            port = self._make_port(self.address, self.limits.max_message + (1 << 20))
         except BaseException:
             self.journal.close()
             raise
-        self.port: NodePort = port
-        self._wake = port.wake
+        self.port = port
         self.address = port.address
         arrival = self.journal.highest(ARRIVAL_MASK)
         self.ledger = Ledger(self.journal, queue_limit=self.limits.queue_limit, arrival=arrival)
@@ -131,7 +138,7 @@ class Node:
             ledger=self.ledger,
             publisher=self.publisher,
             clock=self.clock,
-            processes=LocalProcesses(port.watch),
+            processes=self._processes or LocalProcesses(port.watch),
             limits=self.limits,
             lease_number=leases[-1][0] if leases else 0,
         )
@@ -163,16 +170,17 @@ class Node:
         gc.set_threshold(50_000, 20, 50)
         try:
             while not self._stopping:
-                self._turn()
+                self.turn()
         finally:
             self.close()
 
     def stop(self) -> None:
         """End the loop after this turn; safe in a signal handler and from another thread."""
         self._stopping = True
-        self._wake()
+        self.port.wake()
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Take what has arrived, commit, send; blocks while there is nothing to do."""
         seconds = self._patience()
         asleep = self.clock.monotonic()
         self.port.wait(seconds)
@@ -256,7 +264,11 @@ class Node:
             self._next_upkeep = now  # more to do, after what is waiting now
         else:
             self._next_upkeep = now + _UPKEEP_SECONDS
-            self.journal.expire_quiet(inboxes_before=wall - _FORGET_INBOXES, callables_before=wall - _FORGET_CALLABLES)
+            self.journal.expire_quiet(
+                inboxes_before=wall - _FORGET_INBOXES,
+                callables_before=wall - _FORGET_CALLABLES,
+                groups_before=wall - _FORGET_GROUPS,
+            )
         self.journal.commit()
 
     def _end_if_unused(self, now: float) -> None:
@@ -308,11 +320,16 @@ class Node:
             "inboxes": len(self.publisher.live),
             "results": self.journal.count_results(),
             "dead": self.journal.count_dead(),
+            "groups": self.journal.count_groups(),
             "counters": {name: getattr(collector.counters, name) for name in collector.counters.__slots__},
         }
 
 
 wire_encode = msgspec.msgpack.Encoder().encode
+
+
+def _zmq_port(address: Address, max_message: int) -> NodePort:
+    return ZmqNodePort(address, max_message=max_message)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -21,8 +21,8 @@ import itertools
 import logging
 import os
 import secrets
+import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,6 +32,7 @@ from msgspec import Raw
 
 from zerocelery.engine import wire
 from zerocelery.engine.address import Address, parse_address
+from zerocelery.engine.clock import Clock, SystemClock
 from zerocelery.engine.errors import EngineError, NodeUnreachable, PayloadTooLarge, QueueFull, VersionMismatch
 from zerocelery.engine.failpoints import failpoint
 from zerocelery.transport.base import ClientLink
@@ -50,6 +51,7 @@ class ProducerOptions:
         cache: results kept that nobody has asked for yet; older ones are asked for again when they are wanted.
         cache_bytes: likewise, in bytes.
         exit_timeout: seconds that the interpreter's exit waits for receipts.
+        keeper: False where the owner calls :meth:`Producer.look` itself, often enough, instead of a thread.
     """
 
     connect_timeout: float = 4.0
@@ -58,6 +60,7 @@ class ProducerOptions:
     cache: int = 100_000
     cache_bytes: int = 64 << 20
     exit_timeout: float = 2.0
+    keeper: bool = True
 
 
 #: While something is unacknowledged and nobody reads, the keeper looks into the inbox this often (seconds).
@@ -113,7 +116,7 @@ class Producer:
 
     Arguments:
         address: of the node.
-        link: makes the transport; for tests.
+        link: makes the transport; for tests, as is ``clock``.
     """
 
     def __init__(
@@ -122,9 +125,12 @@ class Producer:
         *,
         options: ProducerOptions | None = None,
         link: Callable[[Address], ClientLink] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.address = parse_address(address)
         self.options = options or ProducerOptions()
+        self._clock = clock or SystemClock()
+        self._now = self._clock.monotonic
         self._make_link = link or ZmqClientLink
         self._closed = False
         self._callables: dict[str, bytes] = {}
@@ -159,6 +165,7 @@ class Producer:
         self._problem: EngineError | None = None
         self._heard = 0.0
         self._hello_at = 0.0
+        self._greeted = False  # whether the last Hello found somebody to go to
         self._hello_wait = _HELLO_AFTER
         # What was heard.
         self._results: dict[str, Raw] = {}
@@ -179,16 +186,18 @@ class Producer:
             if self._closed:
                 raise EngineError("this producer is closed: make a new one")
             self._link = link = self._make_link(self.address)
+            _flush_with_multiprocessing()
             link.subscribe(self.inbox)
-            self._say_hello(time.monotonic())
+            self._say_hello(self._now())
 
     def _say_hello(self, now: float) -> None:
         """Ask the node what it has of ours; called with ``_lock`` held."""
+        if self._link is None:
+            return
+        lowest = self._kept[0].seq if self._kept else self._let_go + 1
+        self._greeted = self._link.send(wire.encode(wire.Hello(wire.VERSION, self.inbox, lowest)))
         self._hello_at = now + self._hello_wait
         self._hello_wait = min(self._hello_wait * 2, _HELLO_AT_MOST)
-        if self._link is not None:
-            lowest = self._kept[0].seq if self._kept else self._let_go + 1
-            self._link.send(wire.encode(wire.Hello(wire.VERSION, self.inbox, lowest)))
 
     def _await_node(self, deadline: float) -> None:
         """Wait for the node's welcome.
@@ -201,10 +210,19 @@ class Producer:
         while not self._connected:
             if self._problem is not None:
                 raise self._problem
-            left = deadline - time.monotonic()
+            left = deadline - self._now()
             if left <= 0:
                 raise self._unreachable()
+            if not self._greeted:
+                self._greet(min(left, _TICK))
             self._step(min(left, _TICK))
+
+    def _greet(self, seconds: float) -> None:
+        """Say the Hello that could not be sent because nobody was connected, as soon as somebody is."""
+        with self._lock:
+            if not self._greeted and self._link is not None and self._link.wait_sendable(seconds):
+                self._hello_wait = _HELLO_AFTER
+                self._say_hello(self._now())
 
     def _unreachable(self) -> NodeUnreachable:
         kept = self._kept_tasks
@@ -248,6 +266,8 @@ class Producer:
         return token
 
     def _submit(self, tasks: Sequence[wire.Task]) -> int:
+        if _exiting and sys.is_finalizing():
+            raise RuntimeError("the interpreter is shutting down: it is too late to submit a task")
         if (
             not self._connected
             or self._blocked
@@ -265,7 +285,7 @@ class Producer:
             self._keep(_Kept(seq, count, frame, tasks))
         if (seq & (_DRAIN_EVERY - 1)) < count:
             self._read_if_free()
-        if not self._keeper_wanted.is_set():
+        if not self._keeper_wanted.is_set() and self.options.keeper:
             self._want_keeper()
         if _exiting:
             self.confirm(self.options.exit_timeout)
@@ -285,7 +305,7 @@ class Producer:
         """Number, keep and send one message; called with ``_lock`` held."""
         if not self._kept:
             self._kept_bytes = self._kept_tasks = 0
-            self._heard = time.monotonic()
+            self._heard = self._now()
             self._hello_wait = _HELLO_AFTER
             self._hello_at = self._heard + _HELLO_AFTER
         self._kept.append(kept)
@@ -300,14 +320,14 @@ class Producer:
     def _make_room(self, tasks: Sequence[wire.Task]) -> None:
         """Wait until tasks may be taken: for the node's welcome, for receipts, for room in their queue."""
         options = self.options
-        deadline = time.monotonic() + options.connect_timeout
+        deadline = self._now() + options.connect_timeout
         self._await_node(deadline)
         while True:
             blocked = next((t.queue for t in tasks if t.queue in self._blocked), None)
             full = self._kept_tasks >= options.window or self._kept_bytes >= options.window_bytes
             if not full and blocked is None:
                 return
-            left = deadline - time.monotonic()
+            left = deadline - self._now()
             if left <= 0:
                 raise self._unreachable() if blocked is None else self._queue_full(blocked)
             self._step(min(left, _TICK))
@@ -328,7 +348,7 @@ class Producer:
         if digest in self._shipped:
             return
         if not self._connected:
-            self._await_node(time.monotonic() + self.options.connect_timeout)
+            self._await_node(self._now() + self.options.connect_timeout)
         if len(blob) + 1024 > self._max_message:
             raise self._too_large("the function, with what it refers to,", len(blob))
         with self._lock:
@@ -340,6 +360,50 @@ class Producer:
         self._keep(_Kept(seq, 1, wire.encode(wire.Ship(self.inbox, seq, digest, blob)), ()))
         self._shipped.add(digest)
 
+    # ── groups ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def gather(self, group: wire.Gathering) -> int:
+        """Open a group; its members are to be submitted after it. Gives a token, as :meth:`submit`, for its body.
+
+        Raises:
+            NodeUnreachable, PayloadTooLarge
+        """
+        raw = Raw(wire.encode(group))
+        return self._number("a group", lambda seq: wire.encode(wire.Gather(self.inbox, seq, raw)))
+
+    def grow(self, gather: str, members: Sequence[str]) -> None:
+        """Let an open group wait for more members, which are to be submitted after this.
+
+        Raises:
+            NodeUnreachable, PayloadTooLarge
+        """
+        ids = list(members)
+        self._number("a group", lambda seq: wire.encode(wire.Grow(self.inbox, seq, gather, ids)))
+
+    def put(self, result: wire.Result, *, keep: float | None = None) -> None:
+        """Store a result that is none of a task's run.
+
+        Raises:
+            NodeUnreachable, PayloadTooLarge
+        """
+        raw = Raw(wire.encode(result))
+        self._number("a result", lambda seq: wire.encode(wire.Put(self.inbox, seq, raw, keep)))
+
+    def _number(self, what: str, encode: Callable[[int], bytes]) -> int:
+        """Number, keep and send a message that is no task."""
+        if not self._connected:
+            self._await_node(self._now() + self.options.connect_timeout)
+        with self._lock:
+            token = self.epoch
+            seq = self._next()
+            frame = encode(seq)
+            if len(frame) > self._max_message:
+                raise self._too_large(what, len(frame))
+            self._keep(_Kept(seq, 1, frame, ()))
+        if not self._keeper_wanted.is_set() and self.options.keeper:
+            self._want_keeper()
+        return token
+
     def confirm(self, timeout: float | None = None) -> bool:
         """Wait until the node has everything that was submitted so far; whether it has.
 
@@ -349,10 +413,10 @@ class Producer:
         with self._lock:
             goal = self._next() - 1
             if self._kept and self._connected:
-                self._say_hello(time.monotonic())  # receipts may wait for company; an answer to this does not
-        deadline = None if timeout is None else time.monotonic() + timeout
+                self._say_hello(self._now())  # receipts may wait for company; an answer to this does not
+        deadline = None if timeout is None else self._now() + timeout
         while (self._kept and self._kept[0].seq <= goal) or self._refused:
-            left = _TICK if deadline is None else deadline - time.monotonic()
+            left = _TICK if deadline is None else deadline - self._now()
             if left <= 0:
                 return False
             self._step(min(left, _TICK))
@@ -378,9 +442,9 @@ class Producer:
         return _decoded(raw)
 
     def _wait(self, task_id: str, token: int | None, timeout: float | None) -> Raw:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else self._now() + timeout
         if not self._connected:
-            patience = time.monotonic() + self.options.connect_timeout
+            patience = self._now() + self.options.connect_timeout
             self._await_node(patience if deadline is None else min(deadline, patience))
         mine = threading.Lock()
         mine.acquire()
@@ -401,14 +465,14 @@ class Producer:
     def _listen(self, task_id: str, mine: threading.Lock, deadline: float | None) -> Raw:
         """Read the inbox, or wait for whoever reads it, until the result is there."""
         ask_wait = _ASK_AFTER
-        ask_at = time.monotonic() + ask_wait
+        ask_at = self._now() + ask_wait
         patience = _ASK_AFTER
         while True:
             raw = self._results.pop(task_id, None)
             if raw is not None:
                 return raw
             if deadline is not None:
-                patience = deadline - time.monotonic()
+                patience = deadline - self._now()
                 if patience <= 0:
                     raise TimeoutError(f"task {task_id} has not ended in time")
             try:
@@ -424,7 +488,7 @@ class Producer:
                 self._stop_reading()
             if not reading:
                 mine.acquire(timeout=min(patience, _ASK_AFTER))
-            now = time.monotonic()
+            now = self._now()
             if self._kept or not self._connected:
                 self._maintain(now)
             if now >= ask_at:
@@ -454,13 +518,13 @@ class Producer:
         return None if raw is None else _decoded(raw)
 
     def _ask_now(self, task_id: str, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = self._now() + timeout
         if not self._connected:
             self._await_node(deadline)
         self._pending.pop(task_id, None)
         self._ask([task_id], wait=False)
         while task_id not in self._results and task_id not in self._pending:
-            left = deadline - time.monotonic()
+            left = deadline - self._now()
             if left <= 0:
                 raise TimeoutError(f"the node at {self.address.url} did not answer within {timeout:g} s")
             self._step(min(left, _TICK))
@@ -478,7 +542,7 @@ class Producer:
             self._results.pop(task_id, None)
             self._states.pop(task_id, None)
         if not self._connected:
-            self._await_node(time.monotonic() + self.options.connect_timeout)
+            self._await_node(self._now() + self.options.connect_timeout)
         with self._lock:
             if self._link is not None:
                 self._link.send(wire.encode(wire.Forget(self.inbox, list(task_ids))))
@@ -489,14 +553,14 @@ class Producer:
         Raises:
             NodeUnreachable: it did not answer in time.
         """
-        deadline = time.monotonic() + timeout
+        deadline = self._now() + timeout
         self._await_node(deadline)
         token = secrets.token_hex(8)
         with self._lock:
             if self._link is not None:
                 self._link.send(wire.encode(wire.Query(self.inbox, token, what, argument)))
         while token not in self._answers:
-            left = deadline - time.monotonic()
+            left = deadline - self._now()
             if left <= 0:
                 raise self._unreachable()
             self._step(min(left, _TICK))
@@ -511,7 +575,7 @@ class Producer:
                 self._read(seconds)
         finally:
             self._stop_reading()
-        self._maintain(time.monotonic())
+        self._maintain(self._now())
 
     def _read_if_free(self) -> None:
         """Take what is there, unless somebody else is reading."""
@@ -628,7 +692,7 @@ class Producer:
         self._deliveries = welcome.seq
         with self._lock:
             if welcome.last < 0:
-                self._say_hello(time.monotonic())
+                self._say_hello(self._now())
                 return
             self._connected = True
             self._unsent_from = min(self._unsent_from, welcome.last + 1)
@@ -645,7 +709,7 @@ class Producer:
                 gone = kept.popleft()
                 self._kept_bytes -= len(gone.frame)
                 self._kept_tasks -= gone.count
-            self._heard = time.monotonic()
+            self._heard = self._now()
             self._hello_wait = _HELLO_AFTER
             self._hello_at = self._heard + _HELLO_AFTER
             if gap:
@@ -679,11 +743,11 @@ class Producer:
                 if refusal.reason == "callable-unknown" and refusal.detail in self._callables:
                     self._shipped.discard(refusal.detail)
                 elif refusal.reason != "queue-full":
-                    self._result(Raw(_refused_for_good(task, refusal)))
+                    self._result(Raw(_refused_for_good(task, refusal, self._clock.wall())))
                     continue
                 self._refused.append(task)
                 self._blocked[task.queue] = _NOT_OFFERED
-            self._offer_at = time.monotonic() + _OFFER_AGAIN
+            self._offer_at = self._now() + _OFFER_AGAIN
 
     def _offer_again(self, now: float) -> None:
         """Submit refused tasks anew; called with ``_lock`` held."""
@@ -726,10 +790,10 @@ class Producer:
                     )  # fmt: skip
                     self._keeper.start()
 
-    def _watch(self) -> None:
-        """One look of the keeper."""
+    def look(self) -> None:
+        """Take in what has come, and see to what is due; the keeper does so while nobody else reads."""
         self._read_if_free()
-        self._maintain(time.monotonic())
+        self._maintain(self._now())
         if not self._kept and not self._refused:
             self._keeper_wanted.clear()
             if self._kept or self._refused:
@@ -796,12 +860,12 @@ def _decoded(raw: Raw) -> wire.Result:
     return result
 
 
-def _refused_for_good(task: wire.Task, refusal: wire.Refusal) -> bytes:
+def _refused_for_good(task: wire.Task, refusal: wire.Refusal, now: float) -> bytes:
     loss = wire.Loss("refused", f"the node refused the task: {refusal.reason} ({refusal.detail})")
     return wire.encode(
         wire.Result(
             id=task.id, state=wire.FAILURE, final=True, content_type=wire.LOSS_TYPE, value=wire.encode(loss),
-            finished=time.time(),
+            finished=now,
         )
     )  # fmt: skip
 
@@ -815,12 +879,13 @@ def _keep_watch(producer: weakref.ref[Producer], wanted: threading.Event, ended:
         one = producer()
         if one is None:
             return
-        one._watch()
+        one.look()
         del one
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 _exiting = False
+_finalized = False
 
 
 def _flush_all() -> None:
@@ -831,7 +896,18 @@ def _flush_all() -> None:
         producer._at_exit()
 
 
+def _flush_with_multiprocessing() -> None:
+    """A child of multiprocessing ends by ``os._exit``, which asks no atexit: there, its own finalizers do it."""
+    global _finalized
+    util, process = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
+    if not _finalized and util is not None and process is not None and process.parent_process() is not None:
+        _finalized = True
+        util.Finalize(None, _flush_all, exitpriority=0)
+
+
 def _renew_all() -> None:
+    global _finalized
+    _finalized = False
     for producer in list(_producers):
         producer._after_fork()
 

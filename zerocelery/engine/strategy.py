@@ -28,7 +28,8 @@ class Outcome:
         state: SUCCESS, FAILURE, or any word that the strategy's users understand.
         final: False where the task goes on elsewhere (a retry).
         store: False where nobody wants the result.
-        followups: tasks that are accepted together with this one's end, or not at all.
+        followups: tasks, and groups, that are accepted together with this one's end, or not at all.
+        endings: tasks that will never be run because of how this one went.
     """
 
     state: str
@@ -37,7 +38,8 @@ class Outcome:
     info: bytes = b""
     final: bool = True
     store: bool = True
-    followups: Sequence[wire.Task] = ()
+    followups: Sequence[wire.Task | wire.Gathering] = ()
+    endings: Sequence[wire.Ending] = ()
 
 
 @runtime_checkable

@@ -26,6 +26,12 @@ _V: Final = VERSION << 8
 IGNORE_RESULT: Final = 1
 ACK_LATE: Final = 2
 REJECT_ON_LOST: Final = 4
+#: Its end counts in the group that ``Task.gather`` names.
+MEMBER: Final = 8
+#: Somebody has to hear of it when the engine itself ends this task: it is accepted again, with a verdict.
+AFTERMATH: Final = 16
+#: It comes with a verdict: nothing of it is run, so it may be tried again after any loss.
+SETTLED: Final = 32
 
 #: Content type of an outcome that the engine itself made: the value is an encoded :class:`Loss`.
 LOSS_TYPE: Final = "application/x-zerocelery-loss"
@@ -58,12 +64,16 @@ class Task(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
         name: what the strategy looks up.
         priority: 0 to 255, higher first.
         eta, expires: wall-clock seconds since the epoch.
-        flags: IGNORE_RESULT, ACK_LATE, REJECT_ON_LOST.
+        flags: IGNORE_RESULT, ACK_LATE, REJECT_ON_LOST, MEMBER, AFTERMATH, SETTLED.
         topics: where the result goes.
         keep: for how many seconds the result is stored; None is the node's default, 0 stores nothing.
         digest: of the shipped callable that runs it where the worker has no task of that name.
         head: opaque to the engine (for Celery: the message's headers and properties).
         body: opaque to the engine (for Celery: the message's body as its serialiser made it).
+        gather: the group whose member this is.
+        inputs: put there by the node: the results of the group whose body this is, in the members' order.
+        verdict: put there by the node: the failed result because of which this task is not to be run, but to be ended
+            by its strategy; this task's own where the engine has ended it already.
     """
 
     id: str
@@ -78,6 +88,9 @@ class Task(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     digest: str | None = None
     head: bytes = b""
     body: bytes = b""
+    gather: str | None = None
+    inputs: list[bytes] = []
+    verdict: bytes = b""
 
 
 class ResultHead(Struct, array_like=True, frozen=True, gc=False):
@@ -113,6 +126,39 @@ class Loss(Struct, array_like=True, frozen=True, gc=False):
     kind: str
     message: str
     history: list[str] = []
+
+
+class Gathering(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
+    """A group of tasks with a body that is accepted, once, when all of them have ended.
+
+    Arguments:
+        id: what the members' ``Task.gather`` says.
+        members: their ids, in the order in which the body gets their results.
+        body: an encoded :class:`Task`; where a member has failed, it is accepted with that result as its verdict.
+        collect: whether the body wants the results; else it gets the last one only.
+        delay, lifetime: seconds from the body's acceptance on to its ETA and its expiry.
+    """
+
+    id: str
+    members: list[str]
+    body: Raw
+    collect: bool = True
+    delay: float | None = None
+    lifetime: float | None = None
+
+
+class Ending(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
+    """The result of a task that will never be run, because of how another went.
+
+    Arguments:
+        store: whether it is stored and published.
+        gather: the group that it is a member of.
+    """
+
+    result: Raw
+    store: bool = True
+    keep: float | None = None
+    gather: str | None = None
 
 
 # ── producer → collector ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -167,7 +213,33 @@ class Query(Struct, array_like=True, frozen=True, tag=_V + 5):
     argument: bytes = b""
 
 
-FromProducer = Hello | Submit | Ship | Ask | Forget | Query
+class Gather(Struct, array_like=True, frozen=True, tag=_V + 32):
+    """Open a group (an encoded :class:`Gathering`); takes one sequence number. Its members follow."""
+
+    inbox: str
+    seq: int
+    group: Raw
+
+
+class Grow(Struct, array_like=True, frozen=True, tag=_V + 33):
+    """More members for an open group; takes one sequence number. They follow."""
+
+    inbox: str
+    seq: int
+    id: str
+    members: list[str]
+
+
+class Put(Struct, array_like=True, frozen=True, tag=_V + 34):
+    """Store a result that is none of a task; takes one sequence number."""
+
+    inbox: str
+    seq: int
+    result: Raw
+    keep: float | None = None
+
+
+FromProducer = Hello | Submit | Ship | Ask | Forget | Query | Gather | Grow | Put
 
 
 # ── publisher → inbox ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,13 +299,18 @@ ToInbox = Welcome | Delivery
 
 
 class Report(Struct, array_like=True, frozen=True):
-    """How one leased task went. ``followups`` are tasks that become durable together with its end."""
+    """How one leased task went; all that is in here becomes durable together.
+
+    ``gathers`` and ``followups`` are groups and tasks that are accepted with its end, ``endings`` tasks that end with it.
+    """
 
     key: int
     runtime: float
     store: bool
     result: Raw
     followups: list[Raw] = []
+    gathers: list[Raw] = []
+    endings: list[Ending] = []
 
 
 class Join(Struct, array_like=True, frozen=True, tag=3):
@@ -381,6 +458,7 @@ _task = msgspec.msgpack.Decoder(Task)
 _task_head = msgspec.msgpack.Decoder(TaskHead)
 _result = msgspec.msgpack.Decoder(Result)
 _result_head = msgspec.msgpack.Decoder(ResultHead)
+_gathering = msgspec.msgpack.Decoder(Gathering)
 _loss = msgspec.msgpack.Decoder(Loss)
 
 #: All that msgspec raises on hostile bytes: its own errors, and those of what it calls (deep nesting, bad UTF-8).
@@ -448,9 +526,21 @@ def decode_result_head(raw: Raw | bytes) -> ResultHead | Malformed:
     return _total(_result_head, raw)
 
 
+def decode_gathering(raw: Raw | bytes) -> Gathering | Malformed:
+    """A group: for the node."""
+    return _total(_gathering, raw)
+
+
 def decode_loss(value: bytes) -> Loss | Malformed:
     """The value of a result whose content type is LOSS_TYPE."""
     return _total(_loss, value)
+
+
+def aftermath(task: Task, verdict: bytes) -> Task:
+    """The task that is accepted when this one has ended otherwise than by its strategy, so that the strategy can see to
+    what follows from that: it is this one with a verdict, and its own end counts nowhere."""
+    flags = (task.flags | SETTLED) & ~(MEMBER | AFTERMATH)
+    return msgspec.structs.replace(task, flags=flags, verdict=verdict, eta=None, expires=None, gather=None)
 
 
 def topic_prefix(topic: str) -> bytes:

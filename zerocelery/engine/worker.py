@@ -346,7 +346,10 @@ class Worker:
     def _report(self, key: int, task_id: str, outcome: Outcome, runtime: float) -> wire.Report:
         raw = wire.encode_result(task_id, outcome.state, outcome.final, outcome.content_type, outcome.value,
                                  outcome.info, time.time())  # fmt: skip
-        followups = [Raw(wire.encode(task)) for task in outcome.followups] if outcome.followups else []
+        followups: list[Raw] = []
+        gathers: list[Raw] = []
+        for one in outcome.followups:
+            (followups if type(one) is wire.Task else gathers).append(Raw(wire.encode(one)))
         size = len(raw) + sum(memoryview(task).nbytes for task in followups)
         if size > self._limit:
             loss = wire.Loss(
@@ -354,8 +357,17 @@ class Worker:
                 f"{self._limit:,} (its --max-message): return a path or a key instead of the data, or start the node "
                 "with a larger limit",
             )  # fmt: skip
-            return self._report(key, task_id, Outcome(wire.FAILURE, wire.encode(loss), wire.LOSS_TYPE), runtime)
-        return wire.Report(key, runtime, outcome.store, Raw(raw), followups)
+            return self._report(key, task_id, self._failure_of_ours(task_id, loss), runtime)
+        return wire.Report(key, runtime, outcome.store, Raw(raw), followups, gathers, list(outcome.endings))
+
+    def _failure_of_ours(self, task_id: str, loss: wire.Loss) -> Outcome:
+        """The running task's end where it is not its strategy that says so."""
+        value, task = wire.encode(loss), self._running
+        followups: tuple[wire.Task, ...] = ()
+        if task is not None and task.flags & wire.AFTERMATH:
+            raw = wire.encode_result(task_id, wire.FAILURE, True, wire.LOSS_TYPE, value, b"", time.time())
+            followups = (wire.aftermath(task, raw),)
+        return Outcome(wire.FAILURE, value, wire.LOSS_TYPE, followups=followups)
 
     def _revoked(self) -> None:
         """The node took the lease away (this process was stopped for long): ask what is still its own."""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from zerocelery.engine.address import Address
+
 
 class NodePort(Protocol):
-    """A node's side: the collector's intake, the publisher's outlet, the workers' desk."""
+    """A node's side: the collector's intake, the publisher's outlet, the workers' desk.
+
+    Attributes:
+        address: where it listens, with the port that it really got.
+    """
+
+    address: Address
 
     def wait(self, seconds: float | None) -> None:
         """Block until something can be received, a watched process ended, or the time is over (None: no limit)."""
+
+    def wake(self) -> None:
+        """Make a blocked :meth:`wait` return; safe in a signal handler and from any thread."""
 
     def from_producers(self, limit: int) -> list[bytes]:
         """What producers sent, without blocking; at most ``limit`` frames."""

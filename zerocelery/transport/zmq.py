@@ -6,11 +6,11 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import threading
 from typing import Final
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from zerocelery.engine.address import Address, check_directory
 from zerocelery.engine.errors import AddressError, NodeRunning
@@ -48,6 +48,9 @@ _REFUSALS: Final = (
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
 )
 
+#: A monitor's first frame: the event, and a value that depends on it.
+_MONITOR_EVENT: Final = struct.Struct("=hi")
+
 #: The node's sockets, in the order of its tables.
 _TASKS, _RESULTS, _LEASES = 0, 1, 2
 
@@ -80,6 +83,15 @@ def _fd(sock: zmq.Socket[bytes]) -> int:
 def _readable(sock: zmq.Socket[bytes]) -> bool:
     events = sock.get(zmq.EVENTS)
     return isinstance(events, int) and bool(events & zmq.POLLIN)
+
+
+def _event(monitor: zmq.Socket[bytes]) -> int:
+    """The next event of a socket's monitor; raises Again where there is none.
+
+    By hand: pyzmq's own parser imports asyncio, which costs every client 25 ms.
+    """
+    number: int = _MONITOR_EVENT.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])[0]
+    return number
 
 
 def _context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -374,8 +386,7 @@ class ZmqClientLink:
     def problem(self) -> str:
         try:
             while self._monitor is not None:
-                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-                self._problem = _PROBLEMS.get(int(event["event"]), "")
+                self._problem = _PROBLEMS.get(_event(self._monitor), "")
         except zmq.Again:
             pass
         return self._problem
@@ -423,6 +434,9 @@ class ZmqWorkerLink:
         self._dealer.sndhwm = 0
         self._dealer.rcvhwm = 0
         self._monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        # Only a socket that was found empty signals what comes in: else a connection made before the first poll is
+        # not noticed.
+        _readable(self._monitor)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller = select.poll()
         self._poller.register(_fd(self._dealer), select.POLLIN)
@@ -460,8 +474,7 @@ class ZmqWorkerLink:
         fresh = False
         try:
             while True:
-                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-                fresh = fresh or event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+                fresh = _event(self._monitor) == zmq.EVENT_HANDSHAKE_SUCCEEDED or fresh
         except zmq.Again:
             return fresh
 

@@ -1,0 +1,115 @@
+"""Stands between a TCP node and its peers, and cuts them off when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from types import TracebackType
+
+_PORTS = 3
+
+
+class Proxy:
+    """Forwards three ports in a row to a node's three ports, in a thread of its own.
+
+    Arguments:
+        target: the node's first port on 127.0.0.1.
+
+    ``slice_bytes``: what is forwarded at once; ``connections`` counts those made so far.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.connections = 0
+        self._listeners = _three_in_a_row()
+        self.port = self._listeners[0].getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._open = True
+        self._thread = threading.Thread(target=self._run, name="proxy")
+
+    @property
+    def url(self) -> str:
+        return f"zmq://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def cut(self, *, stay: bool = False) -> None:
+        """Reset every connection; with ``stay``, refuse new ones until :meth:`heal`."""
+        asyncio.run_coroutine_threadsafe(self._cut(stay), self._loop).result()
+
+    def heal(self) -> None:
+        self._open = True
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            for offset, listener in enumerate(self._listeners):
+                self._loop.run_until_complete(self._serve(listener, self.target + offset))
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._end())
+            self._loop.close()
+
+    async def _serve(self, listener: socket.socket, target: int) -> None:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            if not self._open:
+                writer.transport.abort()
+                return
+            try:
+                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
+            except OSError:
+                writer.transport.abort()
+                return
+            for source, sink in ((reader, far_writer), (far_reader, writer)):
+                self._writers.add(sink)
+                pump = asyncio.create_task(self._pump(source, sink))
+                self._pumps.add(pump)
+                pump.add_done_callback(self._pumps.discard)
+
+        await asyncio.start_server(connected, sock=listener)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+        self._writers.discard(writer)
+
+    async def _cut(self, stay: bool) -> None:
+        self._open = not stay
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _end(self) -> None:
+        await self._cut(True)
+        for pump in list(self._pumps):
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+        await asyncio.sleep(0)
+
+
+def _three_in_a_row() -> list[socket.socket]:
+    for _ in range(50):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            port = first.getsockname()[1]
+            rest = [stack.enter_context(socket.create_server(("127.0.0.1", port + n))) for n in range(1, _PORTS)]
+            stack.pop_all()
+            return [first, *rest]
+    raise AssertionError("no three free ports in a row")
