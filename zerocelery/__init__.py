@@ -13,19 +13,31 @@ if TYPE_CHECKING:
     from zerocelery.app import bugreport, shared_task
     from zerocelery.app.base import Celery
     from zerocelery.app.task import Task
+    from zerocelery.canvas.chain import chain
+    from zerocelery.canvas.chord import chord
+    from zerocelery.canvas.group import group
+    from zerocelery.canvas.maps import chunks, xmap, xstarmap
     from zerocelery.canvas.signature import Signature, maybe_signature, signature, subtask
-    from zerocelery.result import AsyncResult
+    from zerocelery.canvas.stamping import StampingVisitor
+    from zerocelery.result import AsyncResult, GroupResult, ResultSet
 
 __version__ = "0.1.0"
 
 __all__ = (
     "AsyncResult",
     "Celery",
+    "GroupResult",
+    "ResultSet",
     "Signature",
+    "StampingVisitor",
     "Task",
     "bugreport",
+    "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
+    "group",
     "install_as_celery",
     "maybe_signature",
     "shared_task",
@@ -34,23 +46,34 @@ __all__ = (
     "states",
     "subtask",
     "uuid",
+    "xmap",
+    "xstarmap",
 )
 
 #: Where each name lives. Nothing is imported before it is asked for: importing zerocelery is to cost next to nothing.
 _HOMES = {
     "AsyncResult": "zerocelery.result",
     "Celery": "zerocelery.app.base",
+    "GroupResult": "zerocelery.result",
+    "ResultSet": "zerocelery.result",
     "Signature": "zerocelery.canvas.signature",
+    "StampingVisitor": "zerocelery.canvas.stamping",
     "Task": "zerocelery.app.task",
     "bugreport": "zerocelery.app",
+    "chain": "zerocelery.canvas.chain",
+    "chord": "zerocelery.canvas.chord",
+    "chunks": "zerocelery.canvas.maps",
     "current_app": "zerocelery._state",
     "current_task": "zerocelery._state",
+    "group": "zerocelery.canvas.group",
     "install_as_celery": "zerocelery._alias",
     "maybe_signature": "zerocelery.canvas.signature",
     "shared_task": "zerocelery.app",
     "signature": "zerocelery.canvas.signature",
     "subtask": "zerocelery.canvas.signature",
     "uuid": "zerocelery._ids",
+    "xmap": "zerocelery.canvas.maps",
+    "xstarmap": "zerocelery.canvas.maps",
 }
 _MODULES = frozenset({"signals", "states"})
 

@@ -42,9 +42,7 @@ version_info_t = namedtuple("version_info_t", ("major", "minor", "micro", "relea
 _BEHIND = {"celery": "zerocelery", "billiard": "zerocelery._billiard"}
 
 #: Packages whose modules nobody knows by a name of Celery's.
-_OURS_ALONE = tuple(
-    f"zerocelery.{name}" for name in ("_alias", "_billiard", "_ids", "_startup", "engine", "transport")
-)
+_OURS_ALONE = tuple(f"zerocelery.{name}" for name in ("_alias", "_billiard", "_ids", "_startup", "engine", "transport"))
 
 #: What has to say ``celery.`` of itself, for there is code that compares these strings.
 _CALLED_CELERY = {
@@ -325,7 +323,7 @@ class Finder:
         # celery that is installed, or a second copy of a module of ours, would be imported.
         finders = sys.meta_path
         if finders[0] is not self and self in finders:
-            finders[:] = [self, *(finder for finder in finders if finder is not self)]  # type: ignore[list-item]
+            finders[:] = [self, *(finder for finder in finders if finder is not self)]
 
     def _find_celery(self, fullname: str, path: Any, target: ModuleType | None) -> ModuleSpec | None:
         offered = self._asking.offered.get(fullname)
@@ -445,7 +443,7 @@ class Finder:
         name = getattr(context, "name", None)
         if name is not None and name.lower().replace("_", "-") != "celery":
             return ()
-        if any(True for _ in MetadataPathFinder.find_distributions(MetadataPathFinder.Context(name="celery"))):  # type: ignore[attr-defined]
+        if any(True for _ in MetadataPathFinder.find_distributions(MetadataPathFinder.Context(name="celery"))):
             return ()
         return (_distribution(),)
 

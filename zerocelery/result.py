@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from zerocelery import states
 from zerocelery._state import _join_blocks, app_or_default, task_join_will_block
-from zerocelery.exceptions import TimeoutError
+from zerocelery.exceptions import ChordError, ImproperlyConfigured, IncompleteStream, TaskRevokedError, TimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ else:
 __all__ = (
     "AsyncResult",
     "EagerResult",
+    "GroupResult",
     "ResultBase",
+    "ResultSet",
     "allow_join_result",
     "assert_will_not_block",
     "denied_join_result",
@@ -103,8 +105,9 @@ class AsyncResult(ResultBase, _Typed["R"]):
     app: Any = None
     id: str
     backend: Any = None
-    #: Whether nobody keeps this result.
-    ignored: bool | None = None
+    _ignored: bool | None = False
+    #: Called when the end of the task has been seen.
+    _watchers: Any = None
 
     #: What sending the task gave: with it, waiting needs no question to the node.
     _token: int | None = None
@@ -126,6 +129,7 @@ class AsyncResult(ResultBase, _Typed["R"]):
         self.id = id
         self.backend = backend if backend is not None else app.backend
         self._name = task_name
+        self._ignored = False
         if parent is not None:
             self.parent = parent
 
@@ -163,21 +167,38 @@ class AsyncResult(ResultBase, _Typed["R"]):
             return None  # type: ignore[return-value]
         if disable_sync_subtasks:
             assert_will_not_block()
-        if self.parent is not None and follow_parents and propagate:
-            self._maybe_reraise_parent_error()
-            on_interval = self._with_parents(on_interval)
+        parents = self.parent is not None and follow_parents and propagate
+        if parents:
+            told = getattr(self.backend, "tells_followers", False) is True
+            self._maybe_reraise_parent_error(known=told)
+            if not told:
+                on_interval = self._with_parents(on_interval)
         if self._cache is not None:
-            return self.maybe_throw(propagate=propagate, callback=callback)  # type: ignore[no-any-return]
-        return self.backend.wait_for_pending(  # type: ignore[no-any-return]
-            self,
-            timeout=timeout,
-            interval=interval,
-            no_ack=no_ack,
-            on_interval=on_interval,
-            callback=callback,
-            on_message=on_message,
-            propagate=propagate,
-        )
+            return self._from_cache(parents, propagate, callback)  # type: ignore[no-any-return]
+        try:
+            return self.backend.wait_for_pending(  # type: ignore[no-any-return]
+                self,
+                timeout=timeout,
+                interval=interval,
+                no_ack=no_ack,
+                on_interval=on_interval,
+                callback=callback,
+                on_message=on_message,
+                propagate=propagate,
+            )
+        except ChordError:
+            if parents:
+                # what the member itself has raised says more
+                self._maybe_reraise_parent_error()
+            raise
+
+    def _from_cache(self, parents: bool, propagate: bool, callback: Callable[[str, Any], Any] | None) -> Any:
+        try:
+            return self.maybe_throw(propagate=propagate, callback=callback)
+        except ChordError:
+            if parents:
+                self._maybe_reraise_parent_error()
+            raise
 
     wait = get
 
@@ -189,9 +210,35 @@ class AsyncResult(ResultBase, _Typed["R"]):
 
         return look
 
-    def _maybe_reraise_parent_error(self) -> None:
+    def _maybe_reraise_parent_error(self, *, known: bool = False) -> None:
+        """Raise the exception of a task before this one.
+
+        Arguments:
+            known: look only at what needs no question: who follows a failed task is told in any case.
+        """
         for node in reversed(list(self._parents())):
-            node.maybe_throw()
+            if known:
+                node._throw_known()
+            else:
+                node.maybe_throw()
+
+    def _throw_known(self) -> None:
+        """Raise the task's exception if it is known to have failed."""
+        if self._is_known():
+            self.maybe_throw()
+
+    def _is_known(self) -> bool:
+        """Whether the end of the task has been seen."""
+        return self._cache is not None
+
+    @property
+    def ignored(self) -> bool | None:
+        """Whether nobody keeps this result."""
+        return self.__dict__.get("_ignored", False)
+
+    @ignored.setter
+    def ignored(self, value: bool | None) -> None:
+        self.__dict__["_ignored"] = value
 
     def _parents(self) -> Iterator[Any]:
         node = self.parent
@@ -234,8 +281,111 @@ class AsyncResult(ResultBase, _Typed["R"]):
         return meta
 
     def _set_cache(self, meta: dict[str, Any]) -> dict[str, Any]:
+        children = meta.get("children")
+        if children and not isinstance(children[0], ResultBase):
+            meta["children"] = [result_from_tuple(child, self.app) for child in children]
         self._cache = meta
+        watchers, self._watchers = self._watchers, None
+        for watcher in watchers or ():
+            watcher(self)
         return meta
+
+    def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Any:
+        """Call this with the result object when the task's end has been seen, or now if it has been; returns the
+        callback.
+
+        It is seen by who waits for the result or looks at its state.
+        """
+        if self._is_known():
+            callback(self)
+        else:
+            self._watchers = [*(self._watchers or ()), callback]
+        return callback
+
+    # ── the tree of what the task has called ─────────────────────────────────────────────────────────────────────────
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Pairs of a result and one that its task has called, from this one on.
+
+        Arguments:
+            intermediate: take what there is by now.
+
+        Raises:
+            IncompleteStream: one of the tasks has not ended.
+        """
+        from collections import deque
+
+        waiting: deque[tuple[Any, Any]] = deque([(None, self)])
+        while waiting:
+            parent, node = waiting.popleft()
+            yield parent, node
+            if node.ready():
+                waiting.extend((node, child) for child in node.children or ())
+            elif not intermediate:
+                raise IncompleteStream
+
+    def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
+        """Pairs of each result in the tree and its value.
+
+        With a task that has called a group, each member of which has called a task that squares a number::
+
+            >>> [value for _, value in result.collect() if isinstance(value, int)]
+            [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
+        """
+        for _, node in self.iterdeps(intermediate=intermediate):
+            yield node, node.get(**kwargs)
+
+    def get_leaf(self) -> Any:
+        """The value of the last result in the tree."""
+        value = None
+        for _, node in self.iterdeps():
+            value = node.get()
+        return value
+
+    def build_graph(self, intermediate: bool = False, formatter: Any = None) -> Any:
+        """The tree as a graph."""
+        from zerocelery.utils.graph import DependencyGraph
+
+        graph = DependencyGraph(formatter=formatter)
+        for parent, node in self.iterdeps(intermediate=intermediate):
+            graph.add_arc(node)
+            if parent:
+                graph.add_edge(parent, node)
+        return graph
+
+    @property
+    def graph(self) -> Any:
+        """The tree as a graph."""
+        return self.build_graph()
+
+    # ── ending it ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: Any = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Let no worker run the task; with ``terminate``, end it where it runs."""
+        self.app.control.revoke(
+            self.id, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+        )
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Any,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: Any = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Let no worker run the tasks that have these stamps."""
+        self.app.control.revoke_by_stamped_headers(
+            headers, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+        )
 
     def ready(self) -> bool:
         """Whether the task is done, in whatever way."""
@@ -275,7 +425,7 @@ class AsyncResult(ResultBase, _Typed["R"]):
     @property
     def children(self) -> Any:
         """Results of the tasks that this one called."""
-        return self._get_task_meta().get("children")
+        return (self._cache or self._get_task_meta()).get("children")
 
     @property
     def date_done(self) -> Any:
@@ -404,11 +554,11 @@ class EagerResult(AsyncResult["R"]):
             assert_will_not_block()
         if self.successful():
             return self._result  # type: ignore[no-any-return]
-        if self._state in states.PROPAGATE_STATES and propagate:
-            if isinstance(self._result, Exception):
-                raise self._result
-            raise Exception(self._result)
-        return self._result  # type: ignore[no-any-return]
+        if self._state in states.PROPAGATE_STATES:
+            if propagate:
+                raise self._result if isinstance(self._result, Exception) else Exception(self._result)
+            return self._result  # type: ignore[no-any-return]
+        return None  # type: ignore[return-value]
 
     wait = get  # type: ignore[assignment]
 
@@ -420,6 +570,9 @@ class EagerResult(AsyncResult["R"]):
             "traceback": self._traceback,
             "name": self._name,
         }
+
+    def _is_known(self) -> bool:
+        return True
 
     def ready(self) -> bool:
         """True: it was run before this object existed."""
@@ -435,6 +588,8 @@ class EagerResult(AsyncResult["R"]):
     def revoke(self, *args: Any, **kwargs: Any) -> None:
         """Mark as revoked; it has run all the same."""
         self._state = states.REVOKED
+        self._result = TaskRevokedError("revoked")
+        self._traceback = None
 
     @property
     def state(self) -> str:
@@ -456,12 +611,385 @@ class EagerResult(AsyncResult["R"]):
         return f"<EagerResult: {self.id}>"
 
 
+class ResultSet(ResultBase):
+    """Several results as one.
+
+    Arguments:
+        results: what is in it; more can be added.
+    """
+
+    _app: Any = None
+
+    def __init__(self, results: Any, app: Celery | None = None, ready_barrier: Any = None, **kwargs: Any) -> None:
+        if app is not None:
+            self._app = app
+        self.results = results
+        self._callbacks: list[Callable[[Any], Any]] = []
+
+    @property
+    def app(self) -> Any:
+        if self._app is None:
+            self._app = self.results[0].app if self.results else app_or_default()
+        return self._app
+
+    @app.setter
+    def app(self, app: Any) -> None:
+        self._app = app
+
+    @property
+    def backend(self) -> Any:
+        """Where the results are kept."""
+        return self.app.backend if self.app else self.results[0].backend
+
+    @property
+    def supports_native_join(self) -> bool | None:
+        """Whether all can be waited for at once; None of an empty set."""
+        return self.results[0].supports_native_join if self.results else None
+
+    # ── what is in it ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, result: Any) -> None:
+        """Put a result in, unless it is in."""
+        if result not in self.results:
+            self.results.append(result)
+
+    def remove(self, result: Any) -> None:
+        """Take a result out; by itself, or by its id.
+
+        Raises:
+            KeyError: it isn't in.
+        """
+        if isinstance(result, str):
+            result = self.app.AsyncResult(result)
+        try:
+            self.results.remove(result)
+        except ValueError:
+            raise KeyError(result) from None
+
+    def discard(self, result: Any) -> None:
+        """Take a result out if it is in."""
+        try:
+            self.remove(result)
+        except KeyError:
+            pass
+
+    def update(self, results: Any) -> None:
+        """Put several results in."""
+        for result in results:
+            self.add(result)
+
+    def clear(self) -> None:
+        """Take all results out."""
+        self.results[:] = []
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def successful(self) -> bool:
+        """Whether all tasks have returned."""
+        return all(result.successful() for result in self.results)
+
+    def failed(self) -> bool:
+        """Whether one of the tasks has raised."""
+        return any(result.failed() for result in self.results)
+
+    def waiting(self) -> bool:
+        """Whether one of the tasks has not ended."""
+        return any(not result.ready() for result in self.results)
+
+    def ready(self) -> bool:
+        """Whether all tasks have ended."""
+        if not all(result.ready() for result in self.results):
+            return False
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+        return True
+
+    def completed_count(self) -> int:
+        """How many tasks have returned."""
+        return sum(int(result.successful()) for result in self.results)
+
+    def maybe_throw(self, callback: Callable[[str, Any], Any] | None = None, propagate: bool = True) -> Any:
+        """Raise the exception of the first task that has failed."""
+        for result in self.results:
+            result.maybe_throw(callback=callback, propagate=propagate)
+
+    maybe_reraise = maybe_throw
+
+    def _throw_known(self) -> None:
+        for result in self.results:
+            result._throw_known()
+
+    def _is_known(self) -> bool:
+        return bool(self.results) and all(result._is_known() for result in self.results)
+
+    def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Any:
+        """Call this with the set when the end of all its tasks has been seen; returns the callback."""
+        if self._is_known():
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+        return callback
+
+    def _failed_join_report(self) -> Iterator[Any]:
+        return (result for result in self.results if result.backend.is_cached(result.id) and result.state in states.PROPAGATE_STATES)
+
+    # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], Any] | None = None,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> Any:
+        """Wait for all tasks, and return the list of their results; see :meth:`join`."""
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        return (self.join_native if self.supports_native_join else self.join)(
+            timeout=timeout,
+            propagate=propagate,
+            interval=interval,
+            callback=callback,
+            no_ack=no_ack,
+            on_message=on_message,
+            disable_sync_subtasks=disable_sync_subtasks,
+            on_interval=on_interval,
+        )
+
+    def join(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], Any] | None = None,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> Any:
+        """Wait for the tasks one after the other, and return the list of their results.
+
+        Arguments:
+            timeout: seconds for all of them; 0 takes what is there.
+            propagate: raise the first exception; else it is in the list.
+            callback: called with each id and result; then the list is not returned.
+
+        Raises:
+            zerocelery.exceptions.TimeoutError: it took longer than the timeout.
+        """
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if on_message is not None:
+            raise ImproperlyConfigured("this result backend sends no messages that on_message could be called with")
+        from time import monotonic
+
+        deadline = None if timeout is None else monotonic() + timeout
+        values: list[Any] = []
+        for result in self.results:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0 and timeout and not result.ready():
+                raise TimeoutError("join operation timed out")
+            value = result.get(
+                timeout=left if left is None else max(left, 0.0),
+                propagate=propagate,
+                interval=interval,
+                no_ack=no_ack,
+                on_interval=on_interval,
+                disable_sync_subtasks=disable_sync_subtasks,
+            )
+            if callback is not None:
+                callback(result.id, value)
+            else:
+                values.append(value)
+        return values if callback is None else None
+
+    def iter_native(
+        self,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Pairs of id and meta, in the order in which the tasks end; of a group within, its results instead of a meta."""
+        if not self.results:
+            return iter(())
+        return self.backend.iter_native(  # type: ignore[no-any-return]
+            self, timeout=timeout, interval=interval, no_ack=no_ack, on_message=on_message, on_interval=on_interval
+        )
+
+    def join_native(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], Any] | None = None,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> Any:
+        """As :meth:`join`, waiting for all of them at once."""
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        from time import monotonic
+
+        deadline = None if timeout is None else monotonic() + timeout
+        place = {result.id: index for index, result in enumerate(self.results)}
+        values: list[Any] = [None] * len(place) if callback is None else []
+        for task_id, meta in self.iter_native(timeout, interval, no_ack, on_message, on_interval):
+            if isinstance(meta, list):
+                left = None if deadline is None else max(deadline - monotonic(), 0.0)
+                value = self._group_value(meta, left, propagate, disable_sync_subtasks)
+            else:
+                value = _readable(meta["result"])
+                if propagate and meta["status"] in states.PROPAGATE_STATES:
+                    raise value
+            if callback is not None:
+                callback(task_id, value)
+            else:
+                values[place[task_id]] = value
+        return values if callback is None else None
+
+    def _group_value(self, results: list[Any], timeout: float | None, propagate: bool, disable_sync_subtasks: bool) -> Any:
+        return [
+            result.get(timeout=timeout, propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
+            for result in results
+        ]
+
+    # ── ending it ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def forget(self) -> None:
+        """Remove all results from where they are kept."""
+        for result in self.results:
+            result.forget()
+
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: Any = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Let no worker run the tasks; with ``terminate``, end them where they run."""
+        self.app.control.revoke(
+            [result.id for result in self.results],
+            connection=connection,
+            terminate=terminate,
+            signal=signal,
+            reply=wait,
+            timeout=timeout,
+        )
+
+    # ── identity ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.results)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ResultSet):
+            return bool(other.results == self.results)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: [{', '.join(result.id for result in self.results)}]>"
+
+
+class GroupResult(ResultSet):
+    """The results of a group's members.
+
+    Arguments:
+        id: the group's.
+        parent: the result of the task before the group in a chain.
+    """
+
+    #: The group's id.
+    id: Any = None
+
+    def __init__(self, id: str | None = None, results: Any = None, parent: Any = None, **kwargs: Any) -> None:
+        self.id = id
+        self.parent = parent
+        super().__init__(results, **kwargs)
+
+    @property
+    def children(self) -> Any:
+        """The members' results."""
+        return self.results
+
+    def save(self, backend: Any = None) -> Any:
+        """Store which results the group has, for :meth:`restore`."""
+        return (backend or self.app.backend).save_group(self.id, self)
+
+    def delete(self, backend: Any = None) -> None:
+        """Undo :meth:`save`."""
+        (backend or self.app.backend).delete_group(self.id)
+
+    @classmethod
+    def restore(cls, id: str, backend: Any = None, app: Celery | None = None) -> Any:
+        """The result of a group that was saved; None of one that was not."""
+        if app is None:
+            app = cls.app if not isinstance(cls.app, property) else app_or_default()
+        backend = backend or app.backend  # type: ignore[union-attr]
+        return backend.restore_group(id)
+
+    def as_tuple(self) -> Any:
+        """``((id, parent), members)``: what :func:`result_from_tuple` reads."""
+        parent = self.parent
+        return (
+            (self.id, parent.as_tuple() if parent is not None else None),
+            [result.as_tuple() for result in self.results],
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, GroupResult):
+            return bool(other.id == self.id and other.results == self.results and other.parent == self.parent)
+        if isinstance(other, str):
+            return other == self.id
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id} [{', '.join(str(result.id) for result in self.results)}]>"
+
+    def __reduce__(self) -> Any:
+        return _rebuild_group, (self.id, self.results, self.parent)
+
+
+def _rebuild_group(id: str, results: Any, parent: Any) -> GroupResult:
+    return GroupResult(id, results, parent=parent)
+
+
 def result_from_tuple(r: Any, app: Celery | None = None) -> Any:
     """The result that ``as_tuple`` has described; a result is returned as it is."""
     if isinstance(r, ResultBase):
         return r
     app = app_or_default(app)
-    (id, parent), children = r
-    if children is not None:
-        raise ValueError("a group's result can't be rebuilt without its group")
-    return app.AsyncResult(id, parent=result_from_tuple(parent, app) if parent else None)
+    result, members = r
+    id, parent = result if isinstance(result, (list, tuple)) else (result, None)
+    if parent:
+        parent = result_from_tuple(parent, app)
+    if members is not None:
+        return app.GroupResult(id, [result_from_tuple(member, app) for member in members], parent=parent or None)
+    return app.AsyncResult(id, parent=parent or None)

@@ -92,7 +92,7 @@ class Peer:
         self.unanswered: list[tuple[int, list[wire.Report]]] = []
         self.starts: list[str] = []
         self.blobs: dict[str, bytes | None] = {}
-        self.farewell = False
+        self.leaving = self.farewell = False
         self.stale = False
 
     @property
@@ -121,18 +121,23 @@ class Peer:
     def look(self) -> None:
         """Take in what has come; join where the connection is new, or the node says so."""
         if self.link.reconnected():
-            self.join()
+            self._join_again()
         while (frame := self.link.receive(0)) is not None:
             message = wire.decode_to_worker(frame)
             assert not isinstance(message, wire.Malformed), message
             if isinstance(message, wire.Lease):
                 self._leased(message)
             elif isinstance(message, wire.Rejoin):
-                self.join()
+                self._join_again()
             elif isinstance(message, wire.Blob):
                 self.blobs[message.digest] = message.blob
             else:
                 self.farewell = True
+
+    def _join_again(self) -> None:
+        self.join()
+        if self.leaving:
+            self.leave()
 
     def _leased(self, lease: wire.Lease) -> None:
         if lease.generation != self.generation:
@@ -189,6 +194,8 @@ class Peer:
         self.report([], returned=returned, busy=True)
 
     def leave(self) -> None:
+        """Say goodbye; :attr:`farewell` tells when the node has answered."""
+        self.leaving = True
         everything = [report for _, several in self.unanswered for report in several]
         returned = [entry.key for entry in self.todo]
         self.todo.clear()

@@ -107,7 +107,7 @@ def limit_resources(options: dict[str, Any]) -> None:
 
 
 def _node(url: str, options: dict[str, Any]) -> int:
-    """Be a node; options: its limits, ``durability``, ``nofile``, ``memory``, ``hwm`` (its sockets' high-water marks)."""
+    """Be a node; options: its limits, ``durability``, ``nofile``, ``memory``, ``hwm`` (of all its sockets)."""
     limit_resources(options)
     if hwm := options.pop("hwm", None):
         transport._SUBSCRIBER_HWM = transport._TASKS_HWM = hwm  # type: ignore[misc]

@@ -15,6 +15,7 @@ import logging
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ from typing import Any
 
 from zerocelery.engine import collector, wire
 from zerocelery.engine.collector import Limits
-from zerocelery.engine.node import run_node
+from zerocelery.engine.node import Node, run_node
 from zerocelery.engine.pool import run_worker
 from zerocelery.engine.strategy import Outcome
 from zerocelery.engine.worker import current_worker
@@ -221,7 +222,7 @@ def raises(kind: str) -> None:
         raise Local("of a class that nobody can import")
     if kind == "no text":
         raise NoText
-    if kind == "group":
+    if kind == "interrupt":
         raise KeyboardInterrupt("from within")
     raise SystemExit(kind)
 
@@ -331,6 +332,22 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+def restarting_program(arguments: list[str]) -> int:
+    """As an init system does: start the program again when it dies, and pass on the order to stop."""
+    stopping = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        child.terminate()
+
+    while True:
+        child = subprocess.Popen([sys.executable, "-m", "compat_tests.faults.worker_strategies", *arguments])
+        signal.signal(signal.SIGTERM, stop)
+        status = child.wait()
+        if stopping.is_set() or status == 0:
+            return status
+
+
 def worker_program(options: argparse.Namespace) -> int:
     if options.foreign:
         # As a worker of another machine, or of another container on this one: the node can't look after its process.
@@ -350,6 +367,10 @@ def worker_program(options: argparse.Namespace) -> int:
     )
 
 
+def _up(node: Node) -> None:
+    _say(f"up at {node.address.url} .")
+
+
 def node_program(options: argparse.Namespace) -> int:
     if options.rejoin is not None:
         collector._REJOIN_SECONDS = options.rejoin  # type: ignore[misc]
@@ -358,13 +379,16 @@ def node_program(options: argparse.Namespace) -> int:
         for name in ("lease_timeout", "queue_limit", "max_losses", "max_message")
         if getattr(options, name) is not None
     }
-    return run_node(options.url, limits=Limits(**given), durability=options.durability, on_ready=lambda _: _say("up."))
+    return run_node(options.url, limits=Limits(**given), durability=options.durability, on_ready=_up)
 
 
 def main(arguments: Iterable[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")
     parser = argparse.ArgumentParser()
     programs = parser.add_subparsers(required=True)
+    restarting = programs.add_parser("restarting")
+    restarting.add_argument("arguments", nargs=argparse.REMAINDER)
+    restarting.set_defaults(run=lambda options: restarting_program(options.arguments))
     worker = programs.add_parser("worker")
     worker.add_argument("url")
     worker.add_argument("record")

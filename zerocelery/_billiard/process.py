@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from multiprocessing import Process, active_children, current_process
-from multiprocessing.process import AuthenticationString, BaseProcess
+from multiprocessing.process import AuthenticationString, BaseProcess  # type: ignore[attr-defined]
 
 __all__ = ("AuthenticationString", "BaseProcess", "Process", "active_children", "current_process")

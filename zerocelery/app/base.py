@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import warnings
@@ -19,7 +20,7 @@ from zerocelery.utils.imports import gen_task_name, qualname, symbol_by_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
     from zerocelery.app.client import NodeClient
@@ -112,6 +113,7 @@ class Celery:
         self._tasks = tasks if isinstance(tasks, TaskRegistry) else self.registry_cls(tasks or {})
         self._task_base: Any = None
         self._made: dict[str, Any] = {}
+        self._local = threading.local()
         self._warned: set[str] = set()
 
         self._config_source = config_source
@@ -438,18 +440,147 @@ class Celery:
 
     @property
     def backend(self) -> Any:
-        """Where results are kept."""
+        """Where results are kept: one for each thread, unless the store's client may be shared."""
         found = self._made.get("backend")
-        if found is None or found[0] != self.epoch:
-            from zerocelery.backends import backend_of
+        if found is not None and found[0] == self.epoch:
+            return found[1]
+        own: Any = getattr(self._local, "backend", None)
+        if own is not None and own[0] == self.epoch:
+            return own[1]
+        from zerocelery.backends import backend_of
 
-            found = self._made["backend"] = (self.epoch, backend_of(self))
-        return found[1]
+        own = self.epoch, backend_of(self)
+        if getattr(own[1], "thread_safe", True) or self.conf.get("result_backend_thread_safe"):
+            self._made["backend"] = own
+        else:
+            self._local.backend = own
+        return own[1]
+
+    @backend.setter
+    def backend(self, backend: Any) -> None:
+        # whoever sets it wants it whatever the settings say from now on
+        self.conf  # noqa: B018 - read first: reading changes the epoch
+        self._made["backend"] = self.epoch, backend
+
+    # ── kombu's brokers ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def amqp(self) -> Any:
+        """Queues, routes and messages for kombu's brokers."""
+        return self._once("amqp", self.amqp_cls)
+
+    @property
+    def control(self) -> Any:
+        """Remote control of workers."""
+        return self._once("control", self.control_cls)
+
+    def _once(self, name: str, path: Any) -> Any:
+        found = self._made.get(name)
+        if found is None:
+            found = self._made[name] = self.instantiate(path, self)
+        return found
+
+    @staticmethod
+    def instantiate(path: Any, *args: Any, **kwargs: Any) -> Any:
+        """An instance of the class at a path."""
+        if isinstance(path, str) and path.startswith("celery."):
+            path = f"zero{path}"
+        return symbol_by_name(path)(*args, **kwargs)
+
+    def select_queues(self, queues: Any = None) -> Any:
+        """Let workers of this process consume from these queues only."""
+        return self.amqp.queues.select(queues)
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
+        """A connection to consume with."""
+        return self._connection(url or self.conf["broker_read_url"], **kwargs)
+
+    def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Any:
+        """A connection to publish with."""
+        return self._connection(url or self.conf["broker_write_url"], **kwargs)
+
+    def connection(self, hostname: str | None = None, **kwargs: Any) -> Any:
+        """A kombu connection to the broker; connected when it is used."""
+        return self.connection_for_write(hostname, **kwargs)
+
+    broker_connection = connection
+
+    def _connection(
+        self,
+        url: str | None,
+        userid: str | None = None,
+        password: str | None = None,
+        virtual_host: str | None = None,
+        port: int | None = None,
+        ssl: Any = None,
+        connect_timeout: float | None = None,
+        transport: str | None = None,
+        transport_options: Any = None,
+        heartbeat: float | None = None,
+        login_method: str | None = None,
+        failover_strategy: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        conf = self.conf
+        return self.amqp.Connection(
+            url or conf["broker_url"],
+            userid or conf["broker_user"],
+            password or conf["broker_password"],
+            virtual_host or conf["broker_vhost"],
+            port or conf["broker_port"],
+            transport=transport or conf["broker_transport"],
+            ssl=self.either("broker_use_ssl", ssl),
+            heartbeat=heartbeat or conf["broker_heartbeat"],
+            login_method=login_method or conf["broker_login_method"],
+            failover_strategy=failover_strategy or conf["broker_failover_strategy"],
+            transport_options={**(conf["broker_transport_options"] or {}), **(transport_options or {})},
+            connect_timeout=self.either("broker_connection_timeout", connect_timeout),
+        )
+
+    @property
+    def pool(self) -> Any:
+        """Connections to the broker, to be had for a while."""
+        found = self._made.get("pool")
+        if found is None:
+            from kombu import pools
+
+            limit = self.conf["broker_pool_limit"]
+            pools.set_limit(limit)
+            found = self._made["pool"] = pools.connections[self.connection_for_write()]
+            found.limit = limit
+        return found
+
+    @property
+    def producer_pool(self) -> Any:
+        """Producers to be had for a while."""
+        return self.amqp.producer_pool
+
+    def connection_or_acquire(self, connection: Any = None, pool: bool = True, *_: Any, **__: Any) -> Any:
+        """This connection, or else one from the pool: a context manager."""
+        return _given_or(connection, lambda: self.pool.acquire(block=True) if pool else self.connection_for_write())
+
+    default_connection = connection_or_acquire
+
+    def producer_or_acquire(self, producer: Any = None) -> Any:
+        """This producer, or else one from the pool: a context manager."""
+        return _given_or(producer, lambda: self.producer_pool.acquire(block=True))
+
+    default_producer = producer_or_acquire
 
     @property
     def AsyncResult(self) -> Any:
         """Result class of this app: ``app.AsyncResult(task_id)``."""
         return self._bound("zerocelery.result:AsyncResult")
+
+    @property
+    def ResultSet(self) -> Any:
+        """Class of sets of this app's results."""
+        return self._bound("zerocelery.result:ResultSet")
+
+    @property
+    def GroupResult(self) -> Any:
+        """Result class of this app's groups."""
+        return self._bound("zerocelery.result:GroupResult")
 
     def _bound(self, path: str) -> Any:
         """A class of ours whose ``app`` is this one."""
@@ -645,8 +776,12 @@ class Celery:
 
     @property
     def thread_oid(self) -> str:
-        """This thread's id of the app; threads share an inbox."""
-        return self.oid
+        """This thread's id of the app: the name of its reply queue where the broker is kombu's."""
+        found: str | None = getattr(self._local, "oid", None)
+        if found is None:
+            main = threading.current_thread() is threading.main_thread()
+            found = self._local.oid = self.oid if main else uuid()
+        return found
 
     def either(self, default_key: str, *defaults: Any) -> Any:
         """The first default that is given, or else a setting."""
@@ -667,13 +802,19 @@ class Celery:
         client = self._made.pop("client", None)
         if client is not None:
             client.close()
+        pool = self._made.pop("pool", None)
+        if pool is not None:
+            pool.force_close_all()
+            self._made.pop("amqp", None)
         self.epoch += 1
         _state._deregister_app(self)
 
     def _after_fork(self) -> None:
         """In a child: the client has a new inbox, and messages a new origin."""
         self._finalize_mutex = threading.RLock()
-        self._made.pop("oid", None)
+        for name in ("oid", "pool", "amqp", "control"):
+            self._made.pop(name, None)
+        self._local = threading.local()
         self.epoch += 1
         if self.on_after_fork.receivers:
             self.on_after_fork.send(sender=self)
@@ -708,6 +849,16 @@ class Celery:
             "task_cls": self.task_cls,
             "namespace": self.namespace,
         }
+
+
+@contextlib.contextmanager
+def _given_or(given: Any, make: Callable[[], Any]) -> Iterator[Any]:
+    """What is given is somebody else's; what is made is let go."""
+    if given is not None:
+        yield given
+        return
+    with make() as made:
+        yield made
 
 
 def _rebuild(cls: type[Celery], keywords: dict[str, Any]) -> Celery:

@@ -107,12 +107,39 @@ class Router:
         queue = options.get("queue")
         if queue:
             options["queue"] = self.known(queue)
+        elif self._declares and self.app is not None and not options.get("exchange"):
+            options = {**self.expand_destination(self.app.conf["task_default_queue"]), **options}
+            options["queue"] = self.known(self.app.conf["task_default_queue"])
+        return options
+
+    @property
+    def _declares(self) -> bool:
+        """Whether the queues are kombu's, which a broker is told to make."""
+        return hasattr(self.queues, "new_missing")
+
+    def expand_destination(self, route: Any) -> dict[str, Any]:
+        """A route with its queue itself in place of the queue's name.
+
+        Raises:
+            QueueNotFound: there is no such queue, and none may be made.
+        """
+        options = {"queue": route} if isinstance(route, str) else dict(route)
+        queue = options.get("queue")
+        if queue:
+            options["queue"] = self.known(queue)
         return options
 
     def known(self, queue: Any) -> Any:
         """The queue itself where it is declared; otherwise its name, if queues may be made."""
         if not isinstance(queue, str):
             return queue
+        if self._declares:
+            try:
+                return self.queues[queue]
+            except KeyError:
+                if self.create_missing:
+                    return self.queues.add(self.queues.new_missing(queue))  # type: ignore[attr-defined]
+                raise QueueNotFound(f"Queue {queue!r} missing from task_queues") from None
         found = self.queues.get(queue)
         if found is not None:
             return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from zerocelery.exceptions import ImproperlyConfigured
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -14,7 +12,6 @@ __all__ = ("backend_of",)
 
 #: rpc:// means "results come back to who asked", which is what a node does anyway.
 _NODE_SCHEMES = frozenset({"zmq", "rpc"})
-_NONE = frozenset({"disabled", "disabled://"})
 
 
 def backend_of(app: Celery) -> Any:
@@ -22,21 +19,25 @@ def backend_of(app: Celery) -> Any:
 
     Raises:
         ImproperlyConfigured: there is no such backend.
+        ImportError: there is no such module.
     """
     chosen = app.backend_cls or app.conf["result_backend"]
     if chosen is not None and not isinstance(chosen, str):
         return chosen(app=app) if isinstance(chosen, type) else chosen
-    if chosen in _NONE:
+    if not chosen or chosen.partition(":")[0] in _NODE_SCHEMES and app.has_node:
+        return _node_backend(app)
+    from zerocelery.app.backends import by_url
+
+    kind, url = by_url(chosen, app.loader)
+    return kind(app=app, url=url)
+
+
+def _node_backend(app: Celery) -> Any:
+    """Results on the broker's node; there are none where the broker is no node."""
+    if not app.has_node:
         from zerocelery.backends.base import DisabledBackend
 
-        return DisabledBackend(app=app, url=chosen)
-    if not chosen or chosen.partition(":")[0] in _NODE_SCHEMES:
-        from zerocelery.backends.zmq import NodeBackend
+        return DisabledBackend(app=app)
+    from zerocelery.backends.zmq import NodeBackend
 
-        return NodeBackend(app)
-    from zerocelery.app.utils import censored_url
-
-    raise ImproperlyConfigured(
-        f"result_backend is {censored_url(chosen)!r}, and this version keeps results on the broker's node only: "
-        "leave it out, or set it to zmq://"
-    )
+    return NodeBackend(app)

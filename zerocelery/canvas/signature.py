@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from zerocelery._state import app_or_default
+from zerocelery.canvas.lazy import several
+from zerocelery.utils import abstract
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,9 +17,17 @@ if TYPE_CHECKING:
 else:
     _Base = dict
 
-__all__ = ("Signature", "maybe_signature", "signature", "subtask")
+__all__ = ("Signature", "maybe_signature", "maybe_subtask", "signature", "subtask")
 
-_UNSET: Any = object()
+
+def _item(name: str) -> Any:
+    """A key of the dict as an attribute."""
+    return property(lambda self: self.get(name), lambda self, value: self.__setitem__(name, value))
+
+
+def _option(name: str) -> Any:
+    """An option as an attribute."""
+    return property(lambda self: self.options.get(name), lambda self, value: self.options.__setitem__(name, value))
 
 
 class Signature(_Base):
@@ -25,17 +35,30 @@ class Signature(_Base):
 
     Arguments:
         task: the task, or its name; or a dict that once was a signature.
+        args, kwargs: what to call it with; more may be given when it is sent.
+        options: as for :meth:`Task.apply_async`; as are all further keyword arguments.
         immutable: what it is called with later changes nothing.
     """
 
     TYPES: ClassVar[dict[str, type[Signature]]] = {}
     _app: Celery | None = None
+    _type: Any = None
+
+    task = _item("task")
+    args = _item("args")
+    kwargs = _item("kwargs")
+    options = _item("options")
+    subtask_type = _item("subtask_type")
+    immutable = _item("immutable")
+    id = _option("task_id")
+    parent_id = _option("parent_id")
+    root_id = _option("root_id")
 
     @classmethod
-    def register_type(cls, name: str | None = None) -> Callable[[type[Signature]], type[Signature]]:
+    def register_type(cls, name: str | None = None) -> Callable[[Any], Any]:
         """Make a subclass known as what ``subtask_type`` names."""
 
-        def register(subclass: type[Signature]) -> type[Signature]:
+        def register(subclass: Any) -> Any:
             Signature.TYPES[name or subclass.__name__] = subclass
             return subclass
 
@@ -67,24 +90,26 @@ class Signature(_Base):
         if isinstance(task, dict):
             super().__init__(task)
             return
-        name = getattr(task, "name", task)
-        self._type = None if isinstance(task, str) else task
+        name = task
+        if not isinstance(task, str):
+            name = getattr(task, "name", task)
+            self._type = task
+        if type is not None:
+            self._type = type
         super().__init__(
             task=name,
             args=tuple(args or ()),
             kwargs=kwargs or {},
-            options=dict(options or {}, **ex),
+            options=dict(options or {}, **ex) if ex else dict(options or {}),
             subtask_type=subtask_type,
             immutable=immutable,
         )
-
-    _type: Any = None
 
     # ── calling ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
         """Run the task here and now."""
-        args, kwargs, _ = self._merge(partial_args, partial_kwargs, None)
+        args, kwargs, _ = self._merge(partial_args, partial_kwargs)
         return self.type(*args, **kwargs)
 
     def delay(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
@@ -93,52 +118,124 @@ class Signature(_Base):
 
     def apply_async(self, args: Any = None, kwargs: Any = None, route_name: str | None = None, **options: Any) -> Any:
         """Send the task, with more arguments before and options over its own."""
-        args, kwargs, options = self._merge(args or (), kwargs or {}, options)
+        if args or kwargs or options:
+            args, kwargs, options = self._merge(args, kwargs, options)
+        else:
+            args, kwargs, options = self.args, self.kwargs, self.options
+        return self._apply_async(args, kwargs, **options)
+
+    @property
+    def _apply_async(self) -> Any:
         task = self._known_type()
         if task is not None:
-            return task.apply_async(args, kwargs, **options)
-        return self.app.send_task(self["task"], args, kwargs, route_name=route_name, **options)
+            return task.apply_async
+        from functools import partial
+
+        return partial(self.app.send_task, self["task"])
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Run the task here and now, as an eager task."""
-        args, kwargs, options = self._merge(args or (), kwargs or {}, options)
+        args, kwargs, options = self._merge(args, kwargs, options)
         return self.type.apply(args, kwargs, **options)
 
+    def __invert__(self) -> Any:
+        """``~sig``: send it, and wait for its result."""
+        return self.apply_async().get()
+
+    def election(self) -> Any:
+        """Let the cluster's leader send this."""
+        from zerocelery._ids import uuid
+
+        task = self.type
+        task_id = self.options.get("task_id") or uuid()
+        task.app.control.election(task_id, "task", self.clone(task_id=task_id))
+        return task.AsyncResult(task_id)
+
     def _merge(
-        self, args: Iterable[Any] = (), kwargs: Any = None, options: Any = None
+        self, args: Iterable[Any] | None = None, kwargs: Any = None, options: Any = None, force: bool = False
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
-        options = {**self.options, **(options or {})}
-        if self.immutable:
-            return tuple(self.args), dict(self.kwargs), options
-        return (*args, *self.args), {**self.kwargs, **(kwargs or {})}, options
+        """Arguments, keyword arguments and options of a call with these beside its own.
+
+        None takes no option away, a group is for life, and a stamp stays what it is.
+        """
+        mine = self.options
+        if options:
+            fixed = {"group_id", *mine["stamped_headers"]} if mine.get("stamped_headers") else ("group_id",)
+            new = {k: v for k, v in options.items() if k not in mine or (v is not None and k not in fixed)}
+            options = {**mine, **new}
+        else:
+            options = mine
+        if self.immutable and not force:
+            return self.args, self.kwargs, options
+        return (
+            (*args, *self.args) if args else self.args,
+            {**self.kwargs, **kwargs} if kwargs else self.kwargs,
+            options,
+        )
 
     # ── completing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Signature:
+    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """A copy, with more arguments before and options over its own."""
-        from copy import deepcopy
-
-        merged = self._merge(args or (), kwargs or {}, options)
-        twin = Signature.from_dict({**self, "args": merged[0], "kwargs": merged[1], "options": deepcopy(merged[2])})
-        twin._app, twin._type = self._app, self._type
+        args, kwargs, options = self._merge(args, kwargs, options)
+        twin = Signature.from_dict(
+            {
+                "task": self["task"],
+                "args": tuple(args),
+                "kwargs": dict(kwargs),
+                "options": copied_options(options),
+                "subtask_type": self.get("subtask_type"),
+                "immutable": self.get("immutable", False),
+            },
+            app=self._app,
+        )
+        twin._type = self._type
         return twin
 
     partial = clone
 
-    def freeze(self, _id: str | None = None, **options: Any) -> Any:
-        """Give the call its id now; the result of the coming call."""
+    def replace(self, args: Any = None, kwargs: Any = None, options: Any = None) -> Any:
+        """A copy with other arguments or options in place of its own."""
+        twin = self.clone()
+        if args is not None:
+            twin.args = args
+        if kwargs is not None:
+            twin.kwargs = kwargs
+        if options is not None:
+            twin.options = options
+        return twin
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> Any:
+        """Give the call its id, and its place in a canvas, now; the result of the coming call."""
         from zerocelery._ids import uuid
 
-        task_id = self.options.setdefault("task_id", _id or uuid())
-        self.options.setdefault("reply_to", options.get("reply_to") or "")
-        for key in ("group_id", "chord", "group_index", "root_id", "parent_id"):
-            if options.get(key) is not None:
-                self.options[key] = options[key]
+        options = self.options
+        task_id = options.get("task_id")
+        if not task_id:
+            task_id = options["task_id"] = _id or uuid()
+        if root_id:
+            options["root_id"] = root_id
+        if parent_id:
+            options["parent_id"] = parent_id
+        if group_id and not options.get("group_id"):
+            options["group_id"] = group_id
+        if chord:
+            options["chord"] = chord
+        if group_index is not None:
+            options["group_index"] = group_index
         return self.AsyncResult(task_id)
 
     _freeze = freeze
 
-    def set(self, immutable: bool | None = None, **options: Any) -> Signature:
+    def set(self, immutable: bool | None = None, **options: Any) -> Any:
         """Set options; returns itself."""
         if immutable is not None:
             self.set_immutable(immutable)
@@ -157,38 +254,85 @@ class Signature(_Base):
         """Call this when the task has failed; returns the errback."""
         return self.append_to_list_option("link_error", errback)
 
-    def on_error(self, errback: Any) -> Signature:
+    def on_error(self, errback: Any) -> Any:
         """As link_error, but returns itself."""
         self.link_error(errback)
         return self
 
-    def append_to_list_option(self, key: str, value: Any) -> Any:
-        """Add to a list among the options, unless it is in it; returns the value."""
+    def _list_option(self, key: str) -> list[Any]:
         items = self.options.get(key)
         if not isinstance(items, list):
-            items = self.options[key] = [] if items is None else [items]
+            items = self.options[key] = several(items)
+        return items
+
+    def append_to_list_option(self, key: str, value: Any) -> Any:
+        """Add to a list among the options, unless it is in it; returns the value."""
+        items = self._list_option(key)
         if value not in items:
             items.append(value)
         return value
 
+    def extend_list_option(self, key: str, value: Any) -> None:
+        """Add one or several to a list among the options."""
+        self._list_option(key).extend(several(value))
+
+    def flatten_links(self) -> list[Any]:
+        """This signature, its callbacks, theirs, and so on."""
+        found: list[Any] = [self]
+        for callback in several(self.options.get("link")):
+            found.extend(maybe_signature(callback, app=self._app).flatten_links())
+        return found
+
+    # ── stamping ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Put stamps on the call, its callbacks and errbacks.
+
+        Arguments:
+            visitor: says which (:class:`StampingVisitor`).
+            append_stamps: several values of one stamp become a list; else the given one, or the first, is it.
+            headers: stamps by name.
+        """
+        self.stamp_links(visitor, append_stamps, **headers)
+        visited = None if visitor is None else visitor.on_signature(self, **headers) or {}
+        return self.set(**self._stamps(headers, visited, append_stamps))
+
+    def _stamps(self, headers: dict[str, Any], visited: Any, append_stamps: bool, own: bool = True) -> dict[str, Any]:
+        from zerocelery.canvas.stamping import combined
+
+        return combined(headers, visited, self.options if own else None, collect=append_stamps)
+
+    def stamp_links(self, visitor: Any, append_stamps: bool = False, **headers: Any) -> None:
+        """Put stamps on the callbacks and errbacks; not those that the call itself has."""
+        for key, ask in (("link", "on_callback"), ("link_error", "on_errback")):
+            links = several(self.options.get(key))
+            if not links:
+                continue
+            # what travelled as a dict is stamped as a signature, and stays one
+            links = self.options[key] = [
+                link if isinstance(link, Signature) else maybe_signature(link, app=self._app) for link in links
+            ]
+            for link in links:
+                visited = None if visitor is None else getattr(visitor, ask)(link, **headers) or {}
+                link.stamp(visitor, append_stamps, **self._stamps(headers, visited, append_stamps, own=False))
+
+    # ── combining ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def __or__(self, other: Any) -> Any:  # type: ignore[override]
+        """``a | b``: a chain, in which b gets a's result."""
+        from zerocelery.canvas.chain import joined
+
+        return joined(self, other)
+
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    task = property(lambda self: self["task"], lambda self, value: self.__setitem__("task", value))
-    args = property(lambda self: self["args"], lambda self, value: self.__setitem__("args", value))
-    kwargs = property(lambda self: self["kwargs"], lambda self, value: self.__setitem__("kwargs", value))
-    options = property(lambda self: self["options"], lambda self, value: self.__setitem__("options", value))
-    subtask_type = property(lambda self: self.get("subtask_type"))
-    immutable = property(lambda self: bool(self.get("immutable")))
-    id = property(lambda self: self.options.get("task_id"))
-    parent_id = property(lambda self: self.options.get("parent_id"))
-    root_id = property(lambda self: self.options.get("root_id"))
-
     @property
-    def app(self) -> Celery:
-        return app_or_default(self._app)
+    def app(self) -> Any:
+        return self._app or getattr(self._type, "app", None) or app_or_default()
 
     @property
     def name(self) -> str:
+        """The task's name."""
         return str(self["task"])
 
     def _known_type(self) -> Any:
@@ -200,18 +344,27 @@ class Signature(_Base):
         """The task; NotRegistered where this process doesn't have it."""
         return self._type or self.app.tasks[self["task"]]
 
+    @type.setter
+    def type(self, task: Any) -> None:
+        self._type = task
+
     @property
     def AsyncResult(self) -> Any:
+        """Result class of the task."""
         task = self._known_type()
         return task.AsyncResult if task is not None else self.app.AsyncResult
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Signature:
-        from copy import deepcopy
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """The call as Python would write it, with more arguments."""
+        args, kwargs, _ = self._merge(args, kwargs, force=True)
+        return call_text(self["task"], args, kwargs)
 
+    def __repr__(self) -> str:
+        return self.reprcall()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         memo[id(self)] = self
-        twin = Signature.from_dict(deepcopy(dict(self), memo))
-        twin._app, twin._type = self._app, self._type
-        return twin
+        return self.clone()
 
     def __reduce__(self) -> Any:
         return signature, (dict(self),)
@@ -219,12 +372,30 @@ class Signature(_Base):
     def __json__(self) -> dict[str, Any]:
         return dict(self)
 
-    def __repr__(self) -> str:
-        shown = [repr(arg) for arg in self.args] + [f"{key}={value!r}" for key, value in self.kwargs.items()]
-        return f"{self['task']}({', '.join(shown)})"
+    @property
+    def __name__(self) -> str:
+        return type(self).__name__
 
 
-def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature:
+abstract.CallableSignature.register(Signature)
+
+
+def copied_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that can be changed without changing these; the body of a chord is nobody's to change."""
+    from copy import deepcopy
+
+    if not any(isinstance(value, (dict, list, set)) for value in options.values()):
+        return dict(options)
+    return {key: value if key == "chord" else deepcopy(value) for key, value in options.items()}
+
+
+def call_text(name: str, args: Any, kwargs: Any) -> str:
+    """A call as Python would write it."""
+    shown = [repr(arg) for arg in args] + [f"{key}={value!r}" for key, value in kwargs.items()]
+    return f"{name}({', '.join(shown)})"
+
+
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Any:
     """The signature of a task, by itself or by name; of a dict the signature that it is the form of."""
     app = kwargs.get("app")
     if isinstance(varies, dict):
@@ -243,9 +414,12 @@ def maybe_signature(d: Any, app: Celery | None = None, clone: bool = False) -> A
         if clone:
             d = d.clone()
     elif isinstance(d, dict):
-        d = signature(d)
+        d = signature(d, app=app)
     else:
         return d
     if app is not None:
         d._app = app
     return d
+
+
+maybe_subtask = maybe_signature

@@ -643,6 +643,7 @@ class Collector:
 
     def lose(self, worker: WorkerState, why: str, *, running: int | None = None) -> None:
         """Settle what a lost worker held: unstarted tasks go back as they were, started ones by their own rule."""
+        self._came_back = True  # also where this turn's handing out is over, and its results are sent
         word = worker.joined.word
         if running is None and self.processes.local(worker.joined.host):
             running = self.processes.running(word)

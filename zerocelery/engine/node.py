@@ -16,6 +16,7 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -383,6 +384,19 @@ def owner_pid(address: Address) -> int:
 
 def is_owned(address: Address) -> bool:
     """Whether a living process is the node at this address of this machine."""
+    return _is_locked(address) or (not address.is_ipc and _answers(address))
+
+
+def _answers(address: Address) -> bool:
+    """Whether ZeroMQ listens at a TCP node's last port: its directory may be another one, or on another machine."""
+    try:
+        with socket.create_connection((address.host, address.port + 2), timeout=1.0) as peer:
+            return peer.recv(1) == b"\xff"  # how its greeting begins
+    except OSError:
+        return False
+
+
+def _is_locked(address: Address) -> bool:
     try:
         fd = os.open(address.directory / "node.lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -449,7 +463,7 @@ def ensure_node(address: Address, *, timeout: float = 10.0, durability: Durabili
     started = False
     while not _listening(address):
         if not started and not is_owned(address):
-            start_node(address, durability=durability)
+            _start_or_say_why(address, durability)
             started = True
         if time.monotonic() > deadline:
             raise NodeUnreachable(
@@ -459,9 +473,16 @@ def ensure_node(address: Address, *, timeout: float = 10.0, durability: Durabili
         time.sleep(0.005)  # another process's file is the only sign there is
 
 
+def _start_or_say_why(address: Address, durability: Durability) -> None:
+    try:
+        start_node(address, durability=durability)
+    except (OSError, subprocess.SubprocessError) as error:  # no descriptors, no memory, no processes left
+        raise NodeUnreachable(f"no node could be started at {address.url}: {error}") from error
+
+
 def _listening(address: Address) -> bool:
     """Whether the owner of the address has bound its sockets (it writes its pid after that)."""
-    return bool(owner_pid(address)) and is_owned(address)
+    return (bool(owner_pid(address)) and _is_locked(address)) or (not address.is_ipc and _answers(address))
 
 
 # ── as a process ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import resource
 import select
 import socket
 import struct
 import threading
+from collections.abc import Iterable
 from typing import Final
 
 import zmq
 
 from zerocelery.engine.address import Address, check_directory
-from zerocelery.engine.errors import AddressError, NodeRunning
+from zerocelery.engine.errors import AddressError, NodeRunning, NodeUnreachable
 from zerocelery.transport import curve
+
+logger = logging.getLogger("zerocelery.node")
 
 #: Frames one subscriber may lag behind before the publisher drops for it; it then sees a gap and asks (numbering).
 _SUBSCRIBER_HWM: Final = 2_000
@@ -24,6 +29,16 @@ _TASKS_HWM: Final = 2_000
 
 #: Clients that may be connected at once; each takes one descriptor per socket. libzmq's own default is 1,023.
 _MAX_SOCKETS: Final = 65_000
+
+#: A node keeps this part of the descriptors that it may have, and at most so many, for its journal, its workers'
+#: processes, and for peers that are being turned away.
+_KEPT_PART: Final = 4
+_KEPT_MOST: Final = 4_096
+
+#: What must be free before the sockets are made: with less, libzmq does not fail, but aborts the process.
+_NODE_NEEDS: Final = 40
+_CLIENT_NEEDS: Final = 12
+_WORKER_NEEDS: Final = 16
 
 #: How fast a lost peer is looked for again (milliseconds, doubling).
 _RECONNECT_MS: Final = 20
@@ -47,6 +62,9 @@ _REFUSALS: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
 )
+
+#: Made once: these are enumerations, and joining two of them costs as much as sending.
+_MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
 
 #: A monitor's first frame: the event, and a value that depends on it.
 _MONITOR_EVENT: Final = struct.Struct("=hi")
@@ -85,18 +103,93 @@ def _readable(sock: zmq.Socket[bytes]) -> bool:
     return isinstance(events, int) and bool(events & zmq.POLLIN)
 
 
-def _event(monitor: zmq.Socket[bytes]) -> int:
-    """The next event of a socket's monitor; raises Again where there is none.
+def _event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
+    """The next event of a socket's monitor, and its value; raises Again where there is none.
 
     By hand: pyzmq's own parser imports asyncio, which costs every client 25 ms.
     """
-    number: int = _MONITOR_EVENT.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])[0]
-    return number
+    number, value = _MONITOR_EVENT.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])
+    return int(number), int(value)
 
 
-def _context() -> zmq.Context[zmq.Socket[bytes]]:
+def _descriptor_limit() -> int:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft if soft != resource.RLIM_INFINITY else 1 << 30
+
+
+def _context(needs: int) -> zmq.Context[zmq.Socket[bytes]]:
+    """A context, if the process has this many descriptors to spare.
+
+    Raises:
+        NodeUnreachable: it has not.
+    """
+    taken: list[int] = []
+    try:
+        taken.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(needs))
+    except OSError as error:
+        raise NodeUnreachable(
+            f"this process (pid {os.getpid()}) has no {needs} file descriptors left for a connection, of the "
+            f"{_descriptor_limit()} that it may have: let it close some, or raise its limit (ulimit -n, LimitNOFILE=)"
+        ) from error
+    finally:
+        for fd in taken:
+            os.close(fd)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     return context
+
+
+class _Door:
+    """Turns peers away before the process runs out of descriptors.
+
+    Without one, libzmq would try to accept a waiting TCP peer again and again, at the cost of a processor, and at an
+    ipc socket it would abort the process. With few left, who has just come is cut off; it tries again by itself, and
+    whoever is connected notices nothing. (To unbind would cut off everybody.)
+
+    Arguments:
+        sockets: the bound ones.
+    """
+
+    def __init__(self, sockets: Iterable[zmq.Socket[bytes]]) -> None:
+        self._sockets = list(sockets)
+        self._monitors = [sock.get_monitor_socket(zmq.EVENT_ACCEPTED) for sock in self._sockets]
+        self.fds = tuple(_fd(monitor) for monitor in self._monitors)
+        self._limit = _descriptor_limit()
+        # A new descriptor is the lowest that is free: its number tells how many there are.
+        self._highest = self._limit - min(_KEPT_MOST, self._limit // _KEPT_PART)
+        self._turned_away = 0
+
+    def look(self) -> None:
+        """See to the peers that have come."""
+        for monitor in self._monitors:
+            try:
+                while True:
+                    _, fd = _event(monitor)
+                    if fd >= self._highest:
+                        self._turn_away(fd)
+            except zmq.Again:
+                pass
+
+    def _turn_away(self, fd: int) -> None:
+        try:
+            peer = socket.socket(fileno=fd)
+        except OSError:  # gone already
+            return
+        try:
+            peer.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # gone already
+        finally:
+            peer.detach()  # it is libzmq's, which closes it now
+        self._turned_away += 1
+        if self._turned_away & (self._turned_away - 1) == 0:  # 1, 2, 4, 8 …: they come again and again
+            logger.warning(
+                "a client was turned away (%d so far), for this node has used its file descriptors, %d of %d: stop "
+                "some clients, or raise its limit (ulimit -n, LimitNOFILE=)", self._turned_away, fd, self._limit,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.disable_monitor()
 
 
 class ZmqNodePort:
@@ -108,10 +201,11 @@ class ZmqNodePort:
     Raises:
         NodeRunning: the TCP port is in use.
         AddressError: the address can't be bound.
+        NodeUnreachable: there are too few descriptors.
     """
 
     def __init__(self, address: Address, *, max_message: int) -> None:
-        self._context = _context()
+        self._context = _context(_NODE_NEEDS)
         self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self._authenticator = None
         try:
@@ -127,6 +221,10 @@ class ZmqNodePort:
         self._fds = (_fd(self._tasks), _fd(self._results), _fd(self._leases))
         for fd in self._fds:
             self._poller.register(fd, select.POLLIN)
+        self._door = _Door((self._tasks, self._results, self._leases))
+        for fd in self._door.fds:
+            self._poller.register(fd, select.POLLIN)
+        self._door.look()
         # A ZeroMQ descriptor signals a change of state, not a state: a socket counts as readable until a receive has
         # found it empty, and sending may swallow the signal of something that came in.
         self._look = [True, True, True]
@@ -218,6 +316,8 @@ class ZmqNodePort:
             elif fd == self._wake_read:
                 with contextlib.suppress(BlockingIOError):
                     os.read(fd, 4096)
+            elif fd in self._door.fds:
+                self._door.look()
             else:
                 self._ended.append(self._unwatch(fd))
 
@@ -285,7 +385,7 @@ class ZmqNodePort:
     def to_worker(self, worker_id: str, frame: bytes) -> bool:
         try:
             self._sent[_LEASES] = True
-            self._leases.send(worker_id.encode(), zmq.NOBLOCK | zmq.SNDMORE)
+            self._leases.send(worker_id.encode(), _MORE)
             self._leases.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
@@ -298,7 +398,7 @@ class ZmqNodePort:
             return True
         try:
             fd = os.pidfd_open(pid)
-        except (AttributeError, OSError):  # not Linux, or the process is gone already
+        except (AttributeError, OSError, OverflowError):  # not Linux, the process is gone already, or never was
             return False
         self._watched[pid] = fd
         self._pids[fd] = pid
@@ -317,6 +417,7 @@ class ZmqNodePort:
             self._unwatch(fd)
         if self._authenticator is not None:
             self._authenticator.stop()
+        self._door.close()
         # What was published last (farewells, results of the final turn) still leaves.
         self._context.destroy(linger=500)
         os.close(self._wake_read)
@@ -337,7 +438,7 @@ class ZmqClientLink:
     def __init__(self, address: Address) -> None:
         if address.is_ipc:
             check_directory(address.directory)
-        context = _context()
+        context = _context(_CLIENT_NEEDS)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = context
         try:
             self._open(context, address)
@@ -386,7 +487,7 @@ class ZmqClientLink:
     def problem(self) -> str:
         try:
             while self._monitor is not None:
-                self._problem = _PROBLEMS.get(_event(self._monitor), "")
+                self._problem = _PROBLEMS.get(_event(self._monitor)[0], "")
         except zmq.Again:
             pass
         return self._problem
@@ -421,7 +522,7 @@ class ZmqWorkerLink:
     def __init__(self, address: Address, worker_id: str) -> None:
         if address.is_ipc:
             check_directory(address.directory)
-        self._context = _context()
+        self._context = _context(_WORKER_NEEDS)
         self._dealer = self._context.socket(zmq.DEALER)
         try:
             _prepare(self._dealer, address)
@@ -474,7 +575,7 @@ class ZmqWorkerLink:
         fresh = False
         try:
             while True:
-                fresh = _event(self._monitor) == zmq.EVENT_HANDSHAKE_SUCCEEDED or fresh
+                fresh = _event(self._monitor)[0] == zmq.EVENT_HANDSHAKE_SUCCEEDED or fresh
         except zmq.Again:
             return fresh
 

@@ -7,7 +7,7 @@ from zerocelery._ids import uuid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from functools import cached_property
+    from kombu.utils.objects import cached_property
     from typing import Any
 
     from zerocelery.utils.imports import gen_task_name, import_from_cwd, instantiate, symbol_by_name
@@ -32,7 +32,7 @@ __all__ = (
 gen_unique_id = uuid
 
 _HOMES = {
-    "cached_property": "functools",
+    "cached_property": "kombu.utils.objects",
     "gen_task_name": "zerocelery.utils.imports",
     "import_from_cwd": "zerocelery.utils.imports",
     "instantiate": "zerocelery.utils.imports",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import contextmanager
-from importlib import import_module
+from functools import lru_cache
+from importlib import import_module, reload
+from importlib.metadata import entry_points
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +16,24 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ("cwd_in_path", "gen_task_name", "import_from_cwd", "instantiate", "qualname", "symbol_by_name")
+__all__ = (
+    "NotAPackage",
+    "cwd_in_path",
+    "find_module",
+    "gen_task_name",
+    "import_from_cwd",
+    "instantiate",
+    "load_extension_class_names",
+    "load_extension_classes",
+    "module_file",
+    "qualname",
+    "reload_from_cwd",
+    "symbol_by_name",
+)
+
+
+class NotAPackage(Exception):
+    """A module was looked for in one that is no package."""
 
 
 def qualname(obj: Any) -> str:
@@ -100,3 +120,53 @@ def gen_task_name(app: Any, name: str, module_name: str | None) -> str:
     if module_name == "__main__" and app.main:
         return f"{app.main}.{name}"
     return ".".join(part for part in (module_name, name) if part)
+
+
+def find_module(module: str, path: Any = None, imp: Callable[[str], Any] | None = None) -> Any:
+    """Where a module is, its packages imported; None if it is not there. Looks in the current directory too.
+
+    Raises:
+        NotAPackage: what was said to be a package is none.
+    """
+    from importlib.util import find_spec
+
+    load = imp or import_module
+    with cwd_in_path():
+        parent = ""
+        for part in module.split(".")[:-1]:
+            parent = f"{parent}.{part}" if parent else part
+            if not hasattr(load(parent), "__path__"):
+                raise NotAPackage(parent)
+        found = find_spec(module)
+        if found is None and parent:
+            raise ImportError(f"there is no module {module}", name=module)
+        return found
+
+
+def reload_from_cwd(module: Any, reloader: Callable[[Any], Any] | None = None) -> Any:
+    """Load a module anew, from the current directory if need be."""
+    with cwd_in_path():
+        return (reloader or reload)(module)
+
+
+def module_file(module: Any) -> str:
+    """The source file of a module."""
+    name: str = module.__file__
+    return name[:-1] if name.endswith(".pyc") else name
+
+
+@lru_cache(maxsize=None)
+def load_extension_class_names(namespace: str) -> tuple[tuple[str, str], ...]:
+    """Name and place of what installed packages offer under an entry-point group."""
+    return tuple((point.name, point.value) for point in entry_points(group=namespace))
+
+
+def load_extension_classes(namespace: str) -> Iterator[tuple[str, Any]]:
+    """Name and object of what installed packages offer; what can't be imported is warned of and left out."""
+    for name, place in load_extension_class_names(namespace):
+        try:
+            found = symbol_by_name(place)
+        except (ImportError, SyntaxError) as error:
+            warnings.warn(f"Cannot load {namespace} extension {place!r}: {error!r}", stacklevel=2)
+        else:
+            yield name, found

@@ -1,0 +1,357 @@
+"""Remote control of workers: commands that are broadcast, and what they answer."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from kombu.matcher import match
+from kombu.pidbox import Mailbox
+from kombu.utils.functional import lazy
+
+from zerocelery.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
+from zerocelery.utils.text import pluralize
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zerocelery.app.base import Celery
+
+__all__ = ("Control", "Inspect", "flatten_reply")
+
+_DUPLICATES = "Received multiple replies from node {0}: {1}. Please make sure you give each node a unique nodename."
+
+
+def flatten_reply(reply: Any) -> dict[str, Any]:
+    """Answers by the workers' names; two of one name are warned of."""
+    nodes: dict[str, Any] = {}
+    twice: set[str] = set()
+    for item in reply:
+        twice.update(name for name in item if name in nodes)
+        nodes.update(item)
+    if twice:
+        names = ", ".join(sorted(twice))
+        warnings.warn(DuplicateNodenameWarning(_DUPLICATES.format(pluralize(len(twice), "name"), names)), stacklevel=2)
+    return nodes
+
+
+class Inspect:
+    """Questions to workers; each gives ``{name: answer}``, or None when nobody has answered.
+
+    Arguments:
+        destination: names of the workers to ask; all unless given.
+        timeout: seconds to wait for answers.
+        limit: how many answers are enough.
+        pattern, matcher: or those whose names match.
+    """
+
+    app: Any = None
+
+    def __init__(
+        self,
+        destination: Any = None,
+        timeout: float = 1.0,
+        callback: Any = None,
+        connection: Any = None,
+        app: Any = None,
+        limit: int | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+    ) -> None:
+        self.app = app or self.app
+        self.destination = destination
+        self.timeout = timeout
+        self.callback = callback
+        self.connection = connection
+        self.limit = limit
+        self.pattern = pattern
+        self.matcher = matcher
+
+    def _prepare(self, reply: Any) -> Any:
+        if not reply:
+            return None
+        by_node = flatten_reply(reply)
+        if self.destination and not isinstance(self.destination, (list, tuple)):
+            return by_node.get(self.destination)
+        if self.pattern:
+            return {name: answer for name, answer in by_node.items() if match(name, self.pattern, self.matcher)}
+        return by_node
+
+    def _request(self, command: str, **kwargs: Any) -> Any:
+        return self._prepare(
+            self.app.control.broadcast(
+                command,
+                arguments=kwargs,
+                destination=self.destination,
+                callback=self.callback,
+                connection=self.connection,
+                limit=self.limit,
+                timeout=self.timeout,
+                reply=True,
+                pattern=self.pattern,
+                matcher=self.matcher,
+            )
+        )
+
+    def report(self) -> Any:
+        """What to put into a bug report."""
+        return self._request("report")
+
+    def clock(self) -> Any:
+        """The logical clock."""
+        return self._request("clock")
+
+    def active(self, safe: Any = None) -> Any:
+        """Tasks that run."""
+        return self._request("active", safe=safe)
+
+    def scheduled(self, safe: Any = None) -> Any:
+        """Tasks that wait for their time."""
+        return self._request("scheduled")
+
+    def reserved(self, safe: Any = None) -> Any:
+        """Tasks that wait for a process."""
+        return self._request("reserved")
+
+    def stats(self) -> Any:
+        """Counts, and what the worker is made of."""
+        return self._request("stats")
+
+    def revoked(self) -> Any:
+        """Ids of revoked tasks."""
+        return self._request("revoked")
+
+    def registered(self, *taskinfoitems: str) -> Any:
+        """Names of tasks, with these attributes of each."""
+        return self._request("registered", taskinfoitems=taskinfoitems)
+
+    registered_tasks = registered
+
+    def ping(self, destination: Any = None) -> Any:
+        """Who is there."""
+        if destination:
+            self.destination = destination
+        return self._request("ping")
+
+    def active_queues(self) -> Any:
+        """Queues that are consumed from."""
+        return self._request("active_queues")
+
+    def query_task(self, *ids: Any) -> Any:
+        """What is known of tasks, by their ids."""
+        if len(ids) == 1 and isinstance(ids[0], (list, tuple)):
+            ids = ids[0]  # type: ignore[assignment]
+        return self._request("query_task", ids=ids)
+
+    def conf(self, with_defaults: bool = False) -> Any:
+        """The settings."""
+        return self._request("conf", with_defaults=with_defaults)
+
+    def hello(self, from_node: str, revoked: Any = None) -> Any:
+        """Greet workers, and tell them what is revoked."""
+        return self._request("hello", from_node=from_node, revoked=revoked)
+
+    def memsample(self) -> Any:
+        """Take a sample of the memory in use."""
+        return self._request("memsample")
+
+    def memdump(self, samples: int = 10) -> Any:
+        """The samples taken."""
+        return self._request("memdump", samples=samples)
+
+    def objgraph(self, type: str = "Request", n: int = 200, max_depth: int = 10) -> Any:
+        """Draw what holds objects of a type."""
+        return self._request("objgraph", num=n, max_depth=max_depth, type=type)
+
+    dump_active = active
+    dump_reserved = reserved
+    dump_revoked = revoked
+    dump_schedule = scheduled
+    dump_tasks = registered
+    dump_conf = conf
+
+
+class Control:
+    """Commands to workers.
+
+    Options of every command: ``destination`` (names of workers), ``pattern`` and ``matcher``, ``reply`` (wait for
+    answers), ``timeout``, ``limit``, ``callback``, ``connection``.
+    """
+
+    Mailbox = Mailbox
+
+    def __init__(self, app: Celery | None = None) -> None:
+        conf: Any = app.conf if app is not None else {}
+        exclusive, durable = conf["control_queue_exclusive"], conf["control_queue_durable"]
+        if exclusive and durable:
+            raise ImproperlyConfigured(
+                "control_queue_exclusive and control_queue_durable cannot both be True "
+                "(exclusive queues are automatically deleted and cannot be durable)."
+            )
+        self.app: Any = app
+        self.mailbox: Any = self.Mailbox(
+            conf["control_exchange"],
+            type="fanout",
+            accept=conf["accept_content"],
+            serializer=conf["task_serializer"],
+            producer_pool=lazy(lambda: self.app.amqp.producer_pool),
+            queue_ttl=conf["control_queue_ttl"],
+            reply_queue_ttl=conf["control_queue_ttl"],
+            queue_expires=conf["control_queue_expires"],
+            queue_exclusive=exclusive,
+            queue_durable=durable,
+            reply_queue_expires=conf["control_queue_expires"],
+        )
+
+    def _after_fork(self) -> None:
+        del self.mailbox.producer_pool
+
+    @property
+    def inspect(self) -> Any:
+        """The class of questions: ``app.control.inspect().active()``."""
+        found = self.__dict__.get("inspect")
+        if found is None:
+            found = self.__dict__["inspect"] = self.app.subclass_with_self(Inspect)
+        return found
+
+    def purge(self, connection: Any = None) -> Any:
+        """Remove all waiting messages of the app's queues; how many there were. It can't be undone."""
+        with self.app.connection_for_write() if connection is None else _as_context(connection) as conn:
+            return self.app.amqp.TaskConsumer(conn).purge()
+
+    discard_all = purge
+
+    def election(self, id: str, topic: Any, action: Any = None, connection: Any = None) -> None:
+        """Have the workers elect one of them."""
+        self.broadcast(
+            "election", connection=connection, destination=None, arguments={"id": id, "topic": topic, "action": action}
+        )
+
+    def revoke(
+        self, task_id: Any, destination: Any = None, terminate: bool = False, signal: str = "SIGTERM", **kwargs: Any
+    ) -> Any:
+        """Tell workers not to run a task, or several; with ``terminate`` end one that runs."""
+        arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
+
+    def revoke_by_stamped_headers(
+        self, headers: Any, destination: Any = None, terminate: bool = False, signal: str = "SIGTERM", **kwargs: Any
+    ) -> Any:
+        """Tell workers not to run tasks that have these stamps."""
+        arguments = {"headers": headers, "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke_by_stamped_headers", destination=destination, arguments=arguments, **kwargs)
+
+    def terminate(self, task_id: Any, destination: Any = None, signal: str = "SIGTERM", **kwargs: Any) -> Any:
+        """End a task that runs."""
+        return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **kwargs)
+
+    def ping(self, destination: Any = None, timeout: float = 1.0, **kwargs: Any) -> Any:
+        """Who is there: a list of answers."""
+        return self.broadcast("ping", reply=True, arguments={}, destination=destination, timeout=timeout, **kwargs)
+
+    def rate_limit(self, task_name: str, rate_limit: Any, destination: Any = None, **kwargs: Any) -> Any:
+        """Change how often a task may be run."""
+        arguments = {"task_name": task_name, "rate_limit": rate_limit}
+        return self.broadcast("rate_limit", destination=destination, arguments=arguments, **kwargs)
+
+    def add_consumer(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        exchange_type: str = "direct",
+        routing_key: str | None = None,
+        options: Any = None,
+        destination: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Consume from another queue, too."""
+        arguments = {
+            "queue": queue,
+            "exchange": exchange,
+            "exchange_type": exchange_type,
+            "routing_key": routing_key,
+            **(options or {}),
+        }
+        return self.broadcast("add_consumer", destination=destination, arguments=arguments, **kwargs)
+
+    def cancel_consumer(self, queue: str, destination: Any = None, **kwargs: Any) -> Any:
+        """Don't consume from a queue any more."""
+        return self.broadcast("cancel_consumer", destination=destination, arguments={"queue": queue}, **kwargs)
+
+    def time_limit(
+        self, task_name: str, soft: float | None = None, hard: float | None = None, destination: Any = None, **kwargs: Any
+    ) -> Any:
+        """Change how long a task may run."""
+        arguments = {"task_name": task_name, "hard": hard, "soft": soft}
+        return self.broadcast("time_limit", destination=destination, arguments=arguments, **kwargs)
+
+    def enable_events(self, destination: Any = None, **kwargs: Any) -> Any:
+        """Have workers send events."""
+        return self.broadcast("enable_events", arguments={}, destination=destination, **kwargs)
+
+    def disable_events(self, destination: Any = None, **kwargs: Any) -> Any:
+        """Have workers send no events."""
+        return self.broadcast("disable_events", arguments={}, destination=destination, **kwargs)
+
+    def pool_grow(self, n: int = 1, destination: Any = None, **kwargs: Any) -> Any:
+        """More processes or threads."""
+        return self.broadcast("pool_grow", arguments={"n": n}, destination=destination, **kwargs)
+
+    def pool_shrink(self, n: int = 1, destination: Any = None, **kwargs: Any) -> Any:
+        """Fewer processes or threads."""
+        return self.broadcast("pool_shrink", arguments={"n": n}, destination=destination, **kwargs)
+
+    def autoscale(self, max: int, min: int, destination: Any = None, **kwargs: Any) -> Any:
+        """Let the number of processes follow the work."""
+        return self.broadcast("autoscale", arguments={"max": max, "min": min}, destination=destination, **kwargs)
+
+    def shutdown(self, destination: Any = None, **kwargs: Any) -> Any:
+        """Have workers finish what runs, and leave."""
+        return self.broadcast("shutdown", arguments={}, destination=destination, **kwargs)
+
+    def pool_restart(
+        self, modules: Any = None, reload: bool = False, reloader: Any = None, destination: Any = None, **kwargs: Any
+    ) -> Any:
+        """Replace all processes, after importing (or reloading) modules."""
+        arguments = {"modules": modules, "reload": reload, "reloader": reloader}
+        return self.broadcast("pool_restart", arguments=arguments, destination=destination, **kwargs)
+
+    def heartbeat(self, destination: Any = None, **kwargs: Any) -> Any:
+        """Have workers send a heartbeat now."""
+        return self.broadcast("heartbeat", arguments={}, destination=destination, **kwargs)
+
+    def broadcast(
+        self,
+        command: str,
+        arguments: Any = None,
+        destination: Any = None,
+        connection: Any = None,
+        reply: bool = False,
+        timeout: float = 1.0,
+        limit: int | None = None,
+        callback: Callable[[Any], Any] | None = None,
+        channel: Any = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+        **extra_kwargs: Any,
+    ) -> Any:
+        """Send a command to workers; with ``reply`` wait for their answers."""
+        arguments = {**(arguments or {}), **extra_kwargs}
+        given: tuple[Any, ...] = (command, arguments, destination, reply, timeout, limit, callback)
+        options: dict[str, Any] = {"channel": channel}
+        if pattern and matcher:
+            options.update(pattern=pattern, matcher=matcher)
+        with self.app.connection_or_acquire(connection) as conn:
+            return self.mailbox(conn)._broadcast(*given, **options)
+
+
+class _as_context:  # noqa: N801 - used as a function
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def __enter__(self) -> Any:
+        return self.connection
+
+    def __exit__(self, *exc_info: object) -> None:
+        """It is somebody else's."""

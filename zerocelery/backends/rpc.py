@@ -1,0 +1,259 @@
+"""Results as messages to who asked, over the broker."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import kombu
+from kombu.common import maybe_declare
+
+from zerocelery import states
+from zerocelery._state import get_current_task
+from zerocelery.backends.base import Backend, SyncBackendMixin
+from zerocelery.exceptions import TimeoutError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("BacklogLimitExceeded", "RPCBackend")
+
+E_NO_CHORD_SUPPORT = (
+    'The "rpc" result backend does not support chords: a chord has to wait for results of tasks that others sent. '
+    "Take a backend that keeps results, such as redis://"
+)
+
+
+class BacklogLimitExceeded(Exception):
+    """Too many messages to look through for one task's state."""
+
+
+class _NoExchange(kombu.Exchange):  # type: ignore[misc]
+    """The exchange that is there without being declared."""
+
+    can_cache_declaration = True
+
+
+class RPCBackend(Backend, SyncBackendMixin):
+    """One reply queue for each process; whoever waits there hands out what arrives for others."""
+
+    persistent = False
+    supports_autoexpire = True
+    supports_native_join = True
+
+    retry_policy = {"max_retries": 20, "interval_start": 0, "interval_step": 1, "interval_max": 1}
+
+    BacklogLimitExceeded = BacklogLimitExceeded
+    Consumer = kombu.Consumer
+    Producer = kombu.Producer
+
+    def __init__(
+        self,
+        app: Any,
+        connection: Any = None,
+        exchange: str | None = None,
+        exchange_type: str | None = None,
+        persistent: bool | None = None,
+        serializer: str | None = None,
+        auto_delete: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(app, serializer=serializer, **kwargs)
+        conf = app.conf
+        self._connection = connection
+        self.persistent = self.prepare_persistent(persistent)
+        self.delivery_mode = 2 if self.persistent else 1
+        name = exchange or conf["result_exchange"]
+        self.exchange = self._create_exchange(name, exchange_type or conf["result_exchange_type"], self.delivery_mode)
+        self.auto_delete = auto_delete
+        self._heard: dict[str, dict[str, Any]] = {}
+        self._lock = threading.RLock()
+        self._own: tuple[str, Any, Any] | None = None
+
+    def _create_exchange(self, name: str, type: str = "direct", delivery_mode: int = 2) -> Any:
+        # the default exchange leads to every queue by its name
+        return _NoExchange("")
+
+    def _create_binding(self, task_id: str) -> Any:
+        return self.binding
+
+    @property
+    def binding(self) -> Any:
+        """This process's reply queue."""
+        return kombu.Queue(
+            self.oid, self.exchange, self.oid, durable=True, auto_delete=self.auto_delete, expires=self.expires or None
+        )
+
+    @property
+    def oid(self) -> str:
+        """The name of the reply queue."""
+        return str(self.app.thread_oid)
+
+    def ensure_chords_allowed(self) -> None:
+        raise NotImplementedError(E_NO_CHORD_SUPPORT.strip())
+
+    def reload_task_result(self, task_id: str) -> None:
+        raise NotImplementedError("reload_task_result is not supported by this backend.")
+
+    def reload_group_result(self, task_id: str) -> None:
+        raise NotImplementedError("reload_group_result is not supported by this backend.")
+
+    def save_group(self, group_id: str, result: Any) -> Any:
+        raise NotImplementedError("save_group is not supported by this backend.")
+
+    def restore_group(self, group_id: str, cache: bool = True) -> Any:
+        raise NotImplementedError("restore_group is not supported by this backend.")
+
+    def delete_group(self, group_id: str) -> Any:
+        raise NotImplementedError("delete_group is not supported by this backend.")
+
+    # ── the worker's side ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def destination_for(self, task_id: str, request: Any) -> tuple[Any, Any]:
+        """Routing key and correlation id of a task's results."""
+        if request is None:
+            task = get_current_task()
+            if task is None:
+                raise RuntimeError(f"RPC backend missing task request for {task_id!r}")
+            request = task.request
+        return request.reply_to, request.correlation_id or task_id
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Send a state to who asked; when nobody said where, nothing."""
+        routing_key, correlation_id = self.destination_for(task_id, request)
+        if not routing_key:
+            return None
+        with self.app.amqp.producer_pool.acquire(block=True) as producer:
+            producer.publish(
+                self._to_result(task_id, state, result, traceback, request),
+                exchange=self.exchange,
+                routing_key=routing_key,
+                correlation_id=correlation_id,
+                serializer=self.serializer,
+                retry=True,
+                retry_policy=self.retry_policy,
+                declare=self.on_reply_declare(task_id),
+                delivery_mode=self.delivery_mode,
+            )
+        return result
+
+    def on_reply_declare(self, task_id: str) -> Any:
+        """What to declare before a reply: nothing, the queue is the client's."""
+        return None
+
+    def _to_result(self, task_id: str, state: str, result: Any, traceback: Any, request: Any) -> dict[str, Any]:
+        meta = self._get_result_meta(self.encode_result(result, state), state, traceback, request)
+        meta["task_id"] = task_id
+        return meta
+
+    # ── the client's side ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def on_task_call(self, producer: Any, task_id: str) -> Any:
+        if not get_current_task():
+            maybe_declare(self.binding(producer.channel), retry=True)
+
+    def on_result_fulfilled(self, result: Any) -> None:
+        """Nothing is kept for a result that has come."""
+
+    def _channel(self) -> tuple[Any, Any]:
+        own = self._own
+        if own is None or own[0] != self.oid:
+            connection = self._connection or self.app.connection()
+            consumer = self.Consumer(
+                connection.default_channel,
+                [self.binding],
+                callbacks=[lambda body, message: self._take(message)],
+                no_ack=True,
+                accept=self.accept,
+            )
+            consumer.consume()
+            own = self._own = self.oid, connection, consumer
+        return own[1], own[2]
+
+    def _take(self, message: Any) -> None:
+        meta = self.meta_from_decoded(message.decode())
+        known = self._heard.get(meta["task_id"])
+        if known is None or known["status"] not in states.READY_STATES:
+            self._heard[meta["task_id"]] = meta
+
+    def _drain(self, timeout: float) -> None:
+        connection, _ = self._channel()
+        try:
+            connection.drain_events(timeout=timeout)
+        except socket.timeout:
+            return
+        except connection.connection_errors + connection.channel_errors:
+            self._own = None
+            connection.close()
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        with self._lock:
+            self._drain(0.001)
+        return self._heard.get(task_id) or {"status": states.PENDING, "result": None}
+
+    get_task_meta_for = _get_task_meta_for
+    poll = _get_task_meta_for
+
+    def _forget(self, task_id: str) -> None:
+        self._heard.pop(task_id, None)
+
+    def get_many(
+        self,
+        task_ids: Iterable[Any],
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Pairs of id and meta, in the order in which tasks end.
+
+        Raises:
+            TimeoutError: not all ended in time.
+        """
+        waiting = list(dict.fromkeys(task_ids))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while waiting:
+            for task_id in list(waiting):
+                meta = self._heard.get(task_id)
+                if meta is not None and meta["status"] in states.READY_STATES:
+                    waiting.remove(task_id)
+                    if on_message is not None:
+                        on_message(meta)
+                    yield task_id, meta
+            if not waiting:
+                return
+            left = interval if deadline is None else min(interval, deadline - time.monotonic())
+            if left <= 0:
+                raise TimeoutError("The operation timed out.")
+            if on_interval is not None:
+                on_interval()
+            with self._lock:
+                if not any(task_id in self._heard for task_id in waiting):
+                    self._drain(left)
+
+    def wait_for(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> dict[str, Any]:
+        found = self.get_many([task_id], timeout=timeout, interval=interval, on_interval=on_interval)
+        return next(iter(found))[1]
+
+    def as_uri(self, include_password: bool = True) -> str:
+        return "rpc://"
+
+    def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        return super().__reduce__(args, {"auto_delete": self.auto_delete, "persistent": self.persistent, **(kwargs or {})})
+
+

@@ -1,0 +1,1 @@
+"""Useful, and not needed by everybody."""

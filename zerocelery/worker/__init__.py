@@ -1,0 +1,1 @@
+"""What a worker is, by Celery's import paths."""
