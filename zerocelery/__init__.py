@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from zerocelery.app import bugreport, shared_task
     from zerocelery.app.base import Celery
     from zerocelery.app.task import Task
-    from zerocelery.canvas.chain import chain
-    from zerocelery.canvas.chord import chord
-    from zerocelery.canvas.group import group
+    from zerocelery.canvas.chains import chain
+    from zerocelery.canvas.chords import chord
+    from zerocelery.canvas.groups import group
     from zerocelery.canvas.maps import chunks, xmap, xstarmap
     from zerocelery.canvas.signature import Signature, maybe_signature, signature, subtask
     from zerocelery.canvas.stamping import StampingVisitor
@@ -60,12 +60,12 @@ _HOMES = {
     "StampingVisitor": "zerocelery.canvas.stamping",
     "Task": "zerocelery.app.task",
     "bugreport": "zerocelery.app",
-    "chain": "zerocelery.canvas.chain",
-    "chord": "zerocelery.canvas.chord",
+    "chain": "zerocelery.canvas.chains",
+    "chord": "zerocelery.canvas.chords",
     "chunks": "zerocelery.canvas.maps",
     "current_app": "zerocelery._state",
     "current_task": "zerocelery._state",
-    "group": "zerocelery.canvas.group",
+    "group": "zerocelery.canvas.groups",
     "install_as_celery": "zerocelery._alias",
     "maybe_signature": "zerocelery.canvas.signature",
     "shared_task": "zerocelery.app",

@@ -45,6 +45,7 @@ class _Local(threading.local):
     current_app: Celery | None = None
 
 
+_TLS = _Local
 _tls = _Local()
 
 
@@ -142,7 +143,7 @@ class Frame:
         followups: messages that are sent with the task's outcome, in one transaction; None where that can't be.
     """
 
-    __slots__ = ("_request", "children", "followups", "previous", "running", "source", "task")
+    __slots__ = ("_request", "children", "followups", "previous", "replaced", "running", "source", "task")
 
     def __init__(
         self,
@@ -158,6 +159,8 @@ class Frame:
         self.running = running
         self.followups = followups
         self.previous: Frame | None = None
+        #: whether another task has taken this one's place
+        self.replaced = False
         self.children: list[Any] | None = None
         self._request = request
 
@@ -220,7 +223,12 @@ def worker_frame() -> Frame | None:
             if frame.source is not None:
                 return frame
             request = frame._request
-            if request is not None and not request.called_directly:
+            if request is None:  # the task alone was pushed, and a request of its own may have been, too
+                above = frame_of(frame.task)
+                request = None if above is None else above.request
+                if request is not None and not request.called_directly:
+                    return above
+            elif not request.called_directly:
                 return frame
         frame = frame.previous
     return None

@@ -116,7 +116,7 @@ class Proxy:
         return name if name is not None else str(self._get_current_object().__name__)
 
     @property
-    def __dict__(self) -> Any:
+    def __dict__(self) -> Any:  # type: ignore[override]
         try:
             return self._get_current_object().__dict__
         except RuntimeError:

@@ -9,9 +9,9 @@ from calendar import monthrange
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta, tzinfo
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from zerocelery._state import current_app
+from zerocelery._state import app_or_default
 from zerocelery.exceptions import ImproperlyConfigured
 from zerocelery.utils.time import (
     ffwd,
@@ -89,7 +89,7 @@ class BaseSchedule:
     @property
     def app(self) -> Any:
         """The app whose time zone counts."""
-        return self._app or current_app._get_current_object()
+        return app_or_default(self._app)
 
     @app.setter
     def app(self, app: Any) -> None:
@@ -127,7 +127,11 @@ class schedule(BaseSchedule):
     relative: bool = False
 
     def __init__(
-        self, run_every: Any = None, relative: bool = False, nowfun: Callable[[], datetime] | None = None, app: Any = None
+        self,
+        run_every: Any = None,
+        relative: bool = False,
+        nowfun: Callable[[], datetime] | None = None,
+        app: Any = None,
     ) -> None:
         self.run_every: timedelta = maybe_timedelta(run_every)
         self.relative = relative
@@ -170,7 +174,7 @@ class schedule(BaseSchedule):
     def __eq__(self, other: object) -> bool:
         return self.run_every == (other.run_every if isinstance(other, schedule) else other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __reduce__(self) -> Any:
         return type(self), (self.run_every, self.relative, self.nowfun)
@@ -313,7 +317,9 @@ class crontab(BaseSchedule):
             )
         for value in values:
             if not min_ <= value < max_ + min_:
-                raise ValueError(f"Invalid crontab pattern.  Valid range is {min_}-{max_ - 1 + min_}. '{value}' was found.")
+                raise ValueError(
+                    f"Invalid crontab pattern.  Valid range is {min_}-{max_ - 1 + min_}. '{value}' was found."
+                )
         return values
 
     def __repr__(self) -> str:
@@ -328,7 +334,7 @@ class crontab(BaseSchedule):
         fields = ("month_of_year", "day_of_month", "day_of_week", "hour", "minute", "nowfun")
         return all(getattr(self, field) == getattr(other, field) for field in fields)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __reduce__(self) -> Any:
         fields = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
@@ -351,9 +357,7 @@ class crontab(BaseSchedule):
         last = self.maybe_make_aware(last_run_at).astimezone(zone)
         now = self.maybe_make_aware(self.now()).astimezone(zone)
         day, hour, minute = self._next_slot(last)
-        delta = ffwd(
-            year=day.year, month=day.month, day=day.day, hour=hour, minute=minute, second=0, microsecond=0
-        )
+        delta = ffwd(year=day.year, month=day.month, day=day.day, hour=hour, minute=minute, second=0, microsecond=0)
         return last, delta, now
 
     def _next_slot(self, last: datetime) -> tuple[date, int, int]:
@@ -466,9 +470,9 @@ class solar(BaseSchedule):
     """
 
     _all_events = frozenset(_SUN)
-    _horizons = {name: event.horizon for name, event in _SUN.items()}
-    _methods = {name: event.method for name, event in _SUN.items()}
-    _use_center_l = {name: event.is_center for name, event in _SUN.items()}
+    _horizons: ClassVar[dict[str, str]] = {name: event.horizon for name, event in _SUN.items()}
+    _methods: ClassVar[dict[str, str]] = {name: event.method for name, event in _SUN.items()}
+    _use_center_l: ClassVar[dict[str, bool]] = {name: event.is_center for name, event in _SUN.items()}
 
     #: How far ahead to look for an event that doesn't happen every day.
     max_search_days = 366
@@ -508,7 +512,7 @@ class solar(BaseSchedule):
             return NotImplemented
         return (other.event, other.lat, other.lon) == (self.event, self.lat, self.lon)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def _next_event(self, start: Any) -> Any:
         """When it happens next; where it doesn't, for the sun stays up or down, when the search ended."""

@@ -25,6 +25,10 @@ from zerocelery.transport.memory import Connection, MemoryClientLink, MemoryNetw
 HERE = "this-host"
 
 
+class Killed(BaseException):
+    """The node dies here."""
+
+
 class Machine:
     """The machine's processes, as a collector asks about them: what a test says is so."""
 
@@ -153,7 +157,7 @@ class Peer:
 
     def start(self) -> Running | None:
         """Begin the next leased task; None where there is none, or the lease is revoked."""
-        if self.now is not None or not self.todo:
+        if self.now is not None or not self.todo or self.leaving:
             return None
         entry = self.todo.popleft()
         self.word[0] = entry.key
@@ -241,11 +245,28 @@ class System:
             self.address, limits=self.limits, clock=self.clock, processes=self.machine, port=self.network.node
         )
 
+    def crash_in_turn(self, *, committed: bool) -> None:
+        """kill -9 the node in the middle of a turn: just before it commits, or just after and before it sends."""
+        journal = self.node.journal
+        commit = journal.commit
+
+        def die() -> None:
+            if committed:
+                commit()
+            raise Killed
+
+        journal.commit = die  # type: ignore[method-assign]
+        try:
+            self.node.turn()
+        except Killed:
+            pass
+        self.crash()
+
     def crash(self) -> None:
         """kill -9 the node: what was not committed is lost, and so is what had come in and was not read."""
         node, self._node = self.node, None
         node.port.close()
-        node.journal._db.close()
+        node.journal.abandon()
         os.close(node._lock)
 
     def stop(self) -> None:

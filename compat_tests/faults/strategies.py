@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zerocelery.engine import wire
+from zerocelery.engine import wire, worker
 from zerocelery.engine.collector import Limits
 from zerocelery.engine.node import run_node
 from zerocelery.engine.pool import run_worker
@@ -119,8 +119,15 @@ def _node(url: str, options: dict[str, Any]) -> int:
 
 
 def _worker(url: str, options: dict[str, Any]) -> int:
-    """Be a pool of workers; options: ``record`` and those of run_worker, ``nofile``, ``memory``."""
+    """Be a pool of workers; options: ``record`` and those of run_worker, ``nofile``, ``memory``.
+
+    ``elsewhere``: seem to be on another machine; ``beat``: how often to say that a long task still runs.
+    """
     limit_resources(options)
+    if options.pop("elsewhere", False):
+        worker.host_id = lambda: "elsewhere"
+    if beat := options.pop("beat", None):
+        worker._BEAT = beat  # type: ignore[misc]
     factory = functools.partial(Deeds, options.pop("record"))
     return run_worker(
         address=url, strategy_factory=factory, on_ready=lambda: print("worker ready", flush=True), **options

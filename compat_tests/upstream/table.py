@@ -32,10 +32,15 @@ class Row:
     ours: int = 0
     black_stock: int = 0
     black_ours: int = 0
-    known: int = 0
+    #: Tests that are meant to differ.
+    covered: set[str] = dataclasses.field(default_factory=set)
     #: Tests that stock passes, and zerocelery neither passes nor is known to differ in; and why.
     open: dict[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
+
+    @property
+    def known(self) -> int:
+        return len(self.covered)
 
 
 def row(file: str, fact: facts.Facts, known: Iterable[facts.Known]) -> Row | None:
@@ -44,26 +49,49 @@ def row(file: str, fact: facts.Facts, known: Iterable[facts.Known]) -> Row | Non
     if ours is None:
         return None
     stock = run.recall(file, side="stock")
+    if stock is not None:
+        ours = aligned(ours, stock)
     due = stock.passed if stock is not None else _presumed(file, ours, fact)
     made = Row(file, fact.kind, stock=len(due), ours=len(due & ours.passed))
     made.black_stock = sum(1 for test in due if fact.is_black_box(test))
     made.black_ours = sum(1 for test in due & ours.passed if fact.is_black_box(test))
     for test in sorted(due - ours.passed):
         if any(entry.covers(test) for entry in known):
-            made.known += 1
+            made.covered.add(test)
         elif test in ours.tests:
             made.open[test] = ours.tests[test][1] or ours.tests[test][0]
         else:
             made.open[test] = ours.error or "not collected"
     if ours.error and not due:  # nothing is known of what is in it
         if any(entry.file == file for entry in known):
-            made.known += 1
+            made.covered.add(file)
         else:
             made.open[file] = ours.error
     made.note = ours.error
     if ours.strangers:
         made.open[f"{file}: imported from another celery"] = ", ".join(ours.strangers)
     return made
+
+
+def aligned(ours: run.FileResult, stock: run.FileResult) -> run.FileResult:
+    """Our result with stock's names. pytest names a test's parameters by their ``__name__``, if they have one, and so
+    our objects may give another name than Celery's; the order of the tests is the same.
+    """
+    theirs = _by_function(stock.tests)
+    tests = {}
+    for function, names in _by_function(ours.tests).items():
+        known = theirs.get(function, [])
+        same = len(known) != len(names) or set(known) == set(names)
+        for name, known_name in zip(names, names if same else known, strict=True):
+            tests[known_name] = ours.tests[name]
+    return dataclasses.replace(ours, tests=tests)
+
+
+def _by_function(tests: Iterable[str]) -> dict[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for test in tests:
+        found[test.partition("[")[0]].append(test)
+    return found
 
 
 def _presumed(file: str, ours: run.FileResult, fact: facts.Facts) -> set[str]:
@@ -97,13 +125,25 @@ def text(found: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def outlived(found: list[Row], known: Iterable[facts.Known]) -> list[facts.Known]:
+    """Known differences that are none any more: all that they cover, and was run, passes."""
+    due = {r.file: r for r in found if r.stock}
+    return [
+        entry
+        for entry in known
+        if (entry.file or entry.test.partition("::")[0]) in due
+        and not any(entry.covers(test) for r in due.values() for test in r.covered)
+    ]
+
+
 def totals(found: list[Row]) -> dict[str, Row]:
     """Sums by class."""
     sums: dict[str, Row] = {}
     for r in found:
         total = sums.setdefault(r.kind, Row(f"class {r.kind}", r.kind))
-        for name in ("stock", "ours", "black_stock", "black_ours", "known"):
+        for name in ("stock", "ours", "black_stock", "black_ours"):
             setattr(total, name, getattr(total, name) + getattr(r, name))
+        total.covered |= r.covered
         total.open.update(r.open)
     return dict(sorted(sums.items()))
 

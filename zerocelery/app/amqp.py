@@ -9,12 +9,15 @@ from __future__ import annotations
 import numbers
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from weakref import WeakValueDictionary
 
-from kombu import Connection, Consumer, Exchange, Producer, Queue, pools
+from kombu import connection, entity, messaging, pools
 from kombu.common import Broadcast
+from kombu.exceptions import OperationalError
+from kombu.utils import functional
 
 from zerocelery import signals
 from zerocelery.app import message as _message
@@ -28,6 +31,18 @@ if TYPE_CHECKING:
     from zerocelery.app.base import Celery
 
 __all__ = ("AMQP", "Queues", "task_message")
+
+# kombu has no types
+Connection: Any = connection.Connection
+Consumer: Any = messaging.Consumer
+Producer: Any = messaging.Producer
+Exchange: Any = entity.Exchange
+Queue: Any = entity.Queue
+ProducerPool: Any = pools.ProducerPool
+retry_over_time: Any = functional.retry_over_time
+
+#: Whether what is sent now follows a chord that can't be completed again: then a refused connection is no end.
+_callback_publish_retry: ContextVar[bool] = ContextVar("callback_publish_retry", default=False)
 
 #: Seconds beyond which a countdown is a mistake.
 _MOST_SECONDS = 2**31
@@ -217,6 +232,7 @@ class AMQP:
         self.task_protocols: dict[int, Callable[..., task_message]] = {1: self.as_task_v1, 2: self.as_task_v2}
         self._producer_pool: Any = None
         self._made: dict[str, Any] = {}
+        app.conf.watch("task_routes", lambda: self.flush_routes())
 
     # ── queues and routes ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -226,7 +242,7 @@ class AMQP:
         found = self.__dict__.get("queues")
         if found is None:
             found = self.__dict__["queues"] = self.Queues(self.app.conf["task_queues"])
-        return found  # type: ignore[no-any-return]
+        return found
 
     @queues.setter
     def queues(self, queues: Any) -> None:
@@ -482,18 +498,18 @@ class AMQP:
         if isinstance(value, timedelta):
             value = value.total_seconds()
         if isinstance(value, numbers.Real):
-            if not -_MOST_SECONDS < float(value):
+            if float(value) <= -_MOST_SECONDS:
                 raise ValueError(f"a countdown of {value} seconds is out of range")
             base = now or self.app.now()
             zone = zone or base.tzinfo or self.app.timezone
             # hours are added in UTC: local clocks jump
             moment = (base.astimezone(timezone.utc) + timedelta(seconds=float(value))).astimezone(zone)
-            return moment.isoformat()
+            return str(moment.isoformat())
         if isinstance(value, datetime):
             if value.tzinfo is None:
                 value = value.replace(tzinfo=zone or self.app.timezone)
-            return value.isoformat()
-        return value if not value or isinstance(value, str) else str(value)
+            return str(value.isoformat())
+        return str(value) if value else None
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -501,9 +517,8 @@ class AMQP:
     def producer_pool(self) -> Any:
         """Producers to be had for a while."""
         if self._producer_pool is None:
-            pool = pools.producers[self.app.connection_for_write()]
-            pool.limit = self.app.pool.limit
-            self._producer_pool = pool
+            connections = self.app.pool
+            self._producer_pool = ProducerPool(connections, limit=connections.limit)
         return self._producer_pool
 
     publisher_pool = producer_pool
@@ -511,9 +526,8 @@ class AMQP:
     def TaskConsumer(self, channel: Any, queues: Any = None, accept: Any = None, **kw: Any) -> Any:
         """A consumer of the queues that were selected."""
         accept = self.app.conf["accept_content"] if accept is None else accept
-        return self.Consumer(
-            channel, accept=accept, queues=queues or list(self.queues.consume_from.values()), **kw
-        )
+        make: Any = self.Consumer
+        return make(channel, accept=accept, queues=queues or list(self.queues.consume_from.values()), **kw)
 
     @property
     def _event_dispatcher(self) -> Any:
@@ -523,10 +537,9 @@ class AMQP:
             found = self._made["dispatcher"] = self.app.events.Dispatcher(enabled=False)
         return found
 
-    @property
-    def send_task_message(self) -> Callable[..., Any]:
-        """What sends a message: ``send_task_message(producer, name, message, **options)``."""
-        return self._send_task_message
+    def send_task_message(self, producer: Any, name: str, message: task_message, **options: Any) -> Any:
+        """Send a message."""
+        return self._send_task_message(producer, name, message, **options)
 
     def _create_task_sender(self) -> Callable[..., Any]:
         return self._send_task_message
@@ -573,7 +586,8 @@ class AMQP:
                 sender=name, body=body, exchange=exchange, routing_key=routing_key, declare=declare, headers=own,
                 properties=kwargs, retry_policy=policy,
             )  # fmt: skip
-        sent = producer.publish(
+        publish = self._patiently(producer.publish, policy) if _callback_publish_retry.get() else producer.publish
+        sent = publish(
             body,
             exchange=exchange,
             routing_key=routing_key,
@@ -590,8 +604,26 @@ class AMQP:
         )
         self._tell(name, own, body, exchange, routing_key)
         if sent_event:
-            self._tell_event(event_dispatcher, sent_event, producer, exchange, routing_key, name_of_queue, retry, policy)
+            told = exchange, routing_key, name_of_queue
+            self._tell_event(event_dispatcher, sent_event, producer, *told, retry, policy)
         return sent
+
+    def _retry_publish(self, publish: Callable[[], Any]) -> Any:
+        """Call what publishes; each message in it is tried again by the retry policy, whatever the connection says."""
+        token = _callback_publish_retry.set(True)
+        try:
+            return publish()
+        finally:
+            _callback_publish_retry.reset(token)
+
+    def _patiently(self, publish: Callable[..., Any], policy: Mapping[str, Any]) -> Callable[..., Any]:
+        steps = dict(policy)
+        errors = tuple(steps.pop("retry_errors", None) or (OperationalError,))
+
+        def again(*args: Any, **kwargs: Any) -> Any:
+            return retry_over_time(publish, errors, args, kwargs, **steps)
+
+        return again
 
     def _tell(self, name: str, headers: Any, body: Any, exchange: Any, routing_key: Any) -> None:
         if signals.after_task_publish.receivers:
@@ -630,7 +662,7 @@ def _destination(queue: Any, exchange: Any, routing_key: Any, exchange_type: Any
     """
     if queue is None:
         return exchange, routing_key or conf["task_default_routing_key"]
-    declared = getattr(queue, "exchange", None)
+    declared: Any = getattr(queue, "exchange", None)
     if isinstance(queue, Broadcast):
         return exchange or declared.name, routing_key or queue.routing_key
     kind = exchange_type or getattr(declared, "type", None) or "direct"

@@ -119,6 +119,7 @@ class Celery:
         self._config_source = config_source
         self._config_source_silent = config_source_silent
         self._pending_defaults: list[Any] = []
+        self._pending_periodic_tasks: deque[tuple[str | None, str, dict[str, Any]]] = deque()
         given = {"broker_url": broker, "result_backend": backend, "include": include, **kwargs}
         self._conf = Settings(
             {**(changes or {}), **{key: value for key, value in given.items() if value is not None}},
@@ -308,6 +309,9 @@ class Celery:
             for task in pending:
                 self._rebase(task)
                 self._register(task)
+            from zerocelery.app import builtins
+
+            builtins.add_all(self)
             _state._announce_app_finalized(self)
             self.on_after_finalize.send(sender=self)
 
@@ -449,7 +453,8 @@ class Celery:
             return own[1]
         from zerocelery.backends import backend_of
 
-        own = self.epoch, backend_of(self)
+        made = backend_of(self)
+        own = self.epoch, made  # in this order: reading the settings for the first time changes the epoch
         if getattr(own[1], "thread_safe", True) or self.conf.get("result_backend_thread_safe"):
             self._made["backend"] = own
         else:
@@ -469,10 +474,22 @@ class Celery:
         """Queues, routes and messages for kombu's brokers."""
         return self._once("amqp", self.amqp_cls)
 
+    @amqp.setter
+    def amqp(self, value: Any) -> None:
+        self._made["amqp"] = value
+
     @property
     def control(self) -> Any:
         """Remote control of workers."""
         return self._once("control", self.control_cls)
+
+    @control.setter
+    def control(self, value: Any) -> None:
+        self._made["control"] = value
+
+    @control.setter
+    def control(self, value: Any) -> None:
+        self._made["control"] = value
 
     def _once(self, name: str, path: Any) -> Any:
         found = self._made.get(name)
@@ -542,12 +559,7 @@ class Celery:
         """Connections to the broker, to be had for a while."""
         found = self._made.get("pool")
         if found is None:
-            from kombu import pools
-
-            limit = self.conf["broker_pool_limit"]
-            pools.set_limit(limit)
-            found = self._made["pool"] = pools.connections[self.connection_for_write()]
-            found.limit = limit
+            found = self._made["pool"] = self.connection_for_write().Pool(self.conf["broker_pool_limit"])
         return found
 
     @property
@@ -566,6 +578,28 @@ class Celery:
         return _given_or(producer, lambda: self.producer_pool.acquire(block=True))
 
     default_producer = producer_or_acquire
+
+    @property
+    def clock(self) -> Any:
+        """The app's logical clock: it goes on with what is sent, and follows what comes in."""
+        found = self._made.get("clock")
+        if found is None:
+            from kombu.clocks import LamportClock
+
+            found = self._made["clock"] = LamportClock()
+        return found
+
+    @property
+    def events(self) -> Any:
+        """What happens to tasks and workers: ``Dispatcher``, ``Receiver``, ``State``."""
+        found = self._made.get("events")
+        if found is None:
+            found = self._made["events"] = symbol_by_name(self.events_cls)(app=self)
+        return found
+
+    @events.setter
+    def events(self, value: Any) -> None:
+        self._made["events"] = value
 
     @property
     def AsyncResult(self) -> Any:
@@ -643,8 +677,13 @@ class Celery:
         source = self.prepare_config(loader.conf)
         self.epoch += 1
         # receivers read settings, so they are told when there is something to read
-        self._conf.when_loaded(lambda: self.on_after_configure.send(sender=self, source=self._conf))
+        self._conf.when_loaded(self._loaded)
         return source, added
+
+    def _loaded(self) -> None:
+        while self._pending_periodic_tasks:
+            self._enter_periodic_task(*self._pending_periodic_tasks.popleft())
+        self.on_after_configure.send(sender=self, source=self._conf)
 
     def prepare_config(self, c: Any) -> Any:
         """Called with what the source says; what it returns is used."""
@@ -732,6 +771,42 @@ class Celery:
             packages = packages()
         return self.loader.autodiscover_tasks(packages, related_name)
 
+    def add_periodic_task(
+        self, schedule: Any, sig: Any, args: Any = (), kwargs: Any = None, name: str | None = None, **opts: Any
+    ) -> str:
+        """Have beat send a task again and again; gives the entry's key in ``beat_schedule``.
+
+        Arguments:
+            schedule: seconds, a timedelta, or a schedule.
+            sig: a signature.
+            args, kwargs: given to the signature, before and beside its own.
+            name: the key, which must be unique; the call's repr unless given.
+            opts: as for ``apply_async``.
+        """
+        call = sig.clone(args, kwargs)
+        key = name or repr(call)
+        options = {**call.options, **opts}
+        entry = {
+            "schedule": schedule, "task": call.task, "args": call.args, "kwargs": call.kwargs, "options": options,
+        }  # fmt: skip
+        if self.configured:
+            self._enter_periodic_task(name, key, entry)
+        else:
+            self._pending_periodic_tasks.append((name, key, entry))
+        return key
+
+    def _enter_periodic_task(self, name: str | None, key: str, entry: dict[str, Any]) -> None:
+        entries = self._conf.beat_schedule
+        if name is None and key in entries:
+            import logging
+
+            logging.getLogger("celery.app.base").warning(
+                "Periodic task key=%r shadowed a previous unnamed periodic task. "
+                "Pass a name kwarg to add_periodic_task to silence this warning.",
+                key,
+            )
+        self._conf.beat_schedule = {**entries, key: entry}
+
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def uses_utc_timezone(self) -> bool:
@@ -743,10 +818,16 @@ class Celery:
         """The zone of times that name none."""
         from zerocelery.utils.time import timezone
 
+        if "timezone" in self._made:
+            return timezone.get_timezone(self._made["timezone"])
         conf = self.conf
         if not conf["timezone"]:
             return timezone.utc if conf["enable_utc"] else timezone.local
         return timezone.get_timezone(conf["timezone"])
+
+    @timezone.setter
+    def timezone(self, value: Any) -> None:
+        self._made["timezone"] = value
 
     def now(self) -> Any:
         """The time in the app's zone."""
@@ -802,10 +883,15 @@ class Celery:
         client = self._made.pop("client", None)
         if client is not None:
             client.close()
+        backend: Any = getattr(self._local, "backend", None) or self._made.get("backend")
+        if backend is not None and hasattr(backend[1], "close"):
+            backend[1].close()
         pool = self._made.pop("pool", None)
         if pool is not None:
             pool.force_close_all()
-            self._made.pop("amqp", None)
+            amqp = self._made.pop("amqp", None)
+            if amqp is not None:
+                amqp._producer_pool = None
         self.epoch += 1
         _state._deregister_app(self)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from zerocelery.app.utils import broker_url, censored_url
 from zerocelery.engine import wire
-from zerocelery.engine.errors import AddressError, EngineError
+from zerocelery.engine.errors import AddressError, EngineError, NodeUnreachable
 from zerocelery.engine.producer import Producer, ProducerOptions
 from zerocelery.exceptions import ImproperlyConfigured, TimeoutError
 
@@ -82,6 +82,46 @@ class NodeClient:
             return self.producer.submit(task)
         except EngineError as error:
             raise operational(error) from error
+
+    def submit_many(self, tasks: Sequence[wire.Task]) -> int:
+        """Send tasks in as few messages as may be; as :meth:`submit`."""
+        try:
+            return self.producer.submit_many(tasks)
+        except EngineError as error:
+            raise operational(error) from error
+
+    def gather(self, group: wire.Gathering) -> int:
+        """Open a group whose members follow; as :meth:`submit`."""
+        try:
+            return self.producer.gather(group)
+        except EngineError as error:
+            raise operational(error) from error
+
+    def grow(self, gather: str, members: Sequence[str], *, close: bool = False, confirmed: bool = False) -> None:
+        """Let a group have more members.
+
+        Arguments:
+            close: these were all.
+            confirmed: return when the node has it: what the caller does next goes there by another way.
+        """
+        with celery_errors():
+            self.producer.grow(gather, members, close=close)
+            if confirmed and not self.producer.confirm(self.producer.options.connect_timeout):
+                raise NodeUnreachable(f"the node at {self.url} did not say that it waits for one more member")
+
+    def put(self, result: wire.Result, keep: float | None) -> None:
+        """Store a result that is none of a task's run."""
+        with celery_errors():
+            self.producer.put(result, keep=keep)
+
+    def wait_each(self, tasks: Mapping[str, int | None], timeout: float | None) -> Iterator[wire.Result]:
+        """The final results of many tasks, as they come; as :meth:`wait`."""
+        try:
+            yield from self.producer.wait_each(tasks, timeout=timeout)
+        except EngineError as error:
+            raise operational(error) from error
+        except builtins.TimeoutError:
+            raise TimeoutError("The operation timed out.") from None
 
     def ship(self, digest: str, blob: bytes) -> None:
         """Give the node the callable that goes with a digest."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Control", "Inspect", "flatten_reply")
 
+#: The signal that ends a task, unless another is named.
+TERM_SIGNAME = "SIGTERM"
+
 _DUPLICATES = "Received multiple replies from node {0}: {1}. Please make sure you give each node a unique nodename."
 
 
@@ -74,8 +77,9 @@ class Inspect:
         by_node = flatten_reply(reply)
         if self.destination and not isinstance(self.destination, (list, tuple)):
             return by_node.get(self.destination)
+        matches: Any = match
         if self.pattern:
-            return {name: answer for name, answer in by_node.items() if match(name, self.pattern, self.matcher)}
+            return {name: answer for name, answer in by_node.items() if matches(name, self.pattern, self.matcher)}
         return by_node
 
     def _request(self, command: str, **kwargs: Any) -> Any:
@@ -190,12 +194,14 @@ class Control:
                 "(exclusive queues are automatically deleted and cannot be durable)."
             )
         self.app: Any = app
-        self.mailbox: Any = self.Mailbox(
+        make: Any = self.Mailbox
+        later: Any = lazy
+        self.mailbox: Any = make(
             conf["control_exchange"],
             type="fanout",
             accept=conf["accept_content"],
             serializer=conf["task_serializer"],
-            producer_pool=lazy(lambda: self.app.amqp.producer_pool),
+            producer_pool=later(lambda: app.amqp.producer_pool if app is not None else None),
             queue_ttl=conf["control_queue_ttl"],
             reply_queue_ttl=conf["control_queue_ttl"],
             queue_expires=conf["control_queue_expires"],
@@ -217,7 +223,7 @@ class Control:
 
     def purge(self, connection: Any = None) -> Any:
         """Remove all waiting messages of the app's queues; how many there were. It can't be undone."""
-        with self.app.connection_for_write() if connection is None else _as_context(connection) as conn:
+        with self.app.connection_for_write() if connection is None else _Borrowed(connection) as conn:
             return self.app.amqp.TaskConsumer(conn).purge()
 
     discard_all = purge
@@ -229,20 +235,20 @@ class Control:
         )
 
     def revoke(
-        self, task_id: Any, destination: Any = None, terminate: bool = False, signal: str = "SIGTERM", **kwargs: Any
+        self, task_id: Any, destination: Any = None, terminate: bool = False, signal: str = TERM_SIGNAME, **kwargs: Any
     ) -> Any:
         """Tell workers not to run a task, or several; with ``terminate`` end one that runs."""
         arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
 
     def revoke_by_stamped_headers(
-        self, headers: Any, destination: Any = None, terminate: bool = False, signal: str = "SIGTERM", **kwargs: Any
+        self, headers: Any, destination: Any = None, terminate: bool = False, signal: str = TERM_SIGNAME, **kwargs: Any
     ) -> Any:
         """Tell workers not to run tasks that have these stamps."""
         arguments = {"headers": headers, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke_by_stamped_headers", destination=destination, arguments=arguments, **kwargs)
 
-    def terminate(self, task_id: Any, destination: Any = None, signal: str = "SIGTERM", **kwargs: Any) -> Any:
+    def terminate(self, task_id: Any, destination: Any = None, signal: str = TERM_SIGNAME, **kwargs: Any) -> Any:
         """End a task that runs."""
         return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **kwargs)
 
@@ -280,7 +286,12 @@ class Control:
         return self.broadcast("cancel_consumer", destination=destination, arguments={"queue": queue}, **kwargs)
 
     def time_limit(
-        self, task_name: str, soft: float | None = None, hard: float | None = None, destination: Any = None, **kwargs: Any
+        self,
+        task_name: str,
+        soft: float | None = None,
+        hard: float | None = None,
+        destination: Any = None,
+        **kwargs: Any,
     ) -> Any:
         """Change how long a task may run."""
         arguments = {"task_name": task_name, "hard": hard, "soft": soft}
@@ -346,7 +357,7 @@ class Control:
             return self.mailbox(conn)._broadcast(*given, **options)
 
 
-class _as_context:  # noqa: N801 - used as a function
+class _Borrowed:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
 

@@ -11,7 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zerocelery._state import Frame
     from zerocelery.app.base import Celery
-    from zerocelery.app.einfo import ExceptionInfo
 
 logger = logging.getLogger("celery.app.trace")
 
@@ -20,16 +19,14 @@ def send_callbacks(app: Celery, frame: Frame, embed: dict[str, Any], retval: Any
     """Send the callbacks, then the next of the chain, each with the result; they are this task's children."""
     options = _family(frame)
     chain = embed.get("chain")
-    following: list[tuple[Any, dict[str, Any]]] = [(callback, {}) for callback in embed.get("callbacks") or ()]
-    if chain:
-        following.append((chain[-1], {"chain": chain[:-1]}))
-    for one, more in following:
-        result = app.sender.follow(frame, maybe_signature(one, app=app), (retval,), {**options, **more})
-        if frame.task is not None:
-            frame.task.add_trail(result)
+    with app.sender.following(frame):
+        for callback in embed.get("callbacks") or ():
+            maybe_signature(callback, app=app).apply_async((retval,), **options)
+        if chain:
+            maybe_signature(chain[-1], app=app).apply_async((retval,), chain=chain[:-1], **options)
 
 
-def call_errbacks(app: Celery, frame: Frame, errbacks: list[Any], error: BaseException, einfo: ExceptionInfo) -> None:
+def call_errbacks(app: Celery, frame: Frame, errbacks: list[Any], error: BaseException, traceback: Any) -> None:
     """Call or send the errbacks.
 
     One that takes more than the failed task's id is called here with request, exception and traceback, if this process
@@ -38,12 +35,15 @@ def call_errbacks(app: Celery, frame: Frame, errbacks: list[Any], error: BaseExc
     request = frame.request
     for one in errbacks:
         errback = maybe_signature(one, app=app)
-        task = errback._known_type()
         try:
-            if task is not None and not errback.immutable and _takes_more_than_id(task):
-                task(request, error, einfo.traceback, *errback.args, **errback.kwargs)
+            task = errback._known_type() if not errback.subtask_type else None
+            if task is not None and _takes_more_than_id(task, errback):
+                errback(request, error, traceback)
+            elif getattr(frame.source, "is_eager", False):
+                errback.apply((request.id,), **_family(frame))
             else:
-                app.sender.follow(frame, errback, (request.id,), _family(frame))
+                with app.sender.following(frame):
+                    errback.apply_async((request.id,), **_family(frame))
         except Exception:
             logger.exception("Errback %r of task %s failed", errback, request.id)
 
@@ -53,12 +53,18 @@ def _family(frame: Frame) -> dict[str, Any]:
     return {"parent_id": request.id, "root_id": request.root_id or request.id}
 
 
-def _takes_more_than_id(task: Any) -> bool:
+def _takes_more_than_id(task: Any, errback: Any) -> bool:
+    """Whether the errback wants request, exception and traceback; a bound task never does: it may want to be retried."""
     import inspect
 
+    if task._recipe is not None and task._recipe.bind:
+        return False
     try:
         parameters = list(inspect.signature(task.run).parameters.values())
     except (TypeError, ValueError):
         return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return True
+    given = errback.kwargs or {}
+    open_ones = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in given]
+    return len(open_ones) - len(errback.args or ()) > 1

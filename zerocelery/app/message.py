@@ -80,6 +80,10 @@ class Head(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
     ignore_result: bool | None = False
     headers: dict[str, Any] | None = None
     properties: dict[str, Any] | None = None
+    #: How a chord's results are nested that the body gets as its first argument (True: not at all); None: it gets none.
+    inputs: Any = None
+    #: It is no task's message: what is in it is a canvas to be sent.
+    canvas: bool = False
 
 
 class ResultInfo(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
@@ -138,6 +142,7 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True):
     compression: str | None = None
     headers: dict[str, Any] = {}
     properties: dict[str, Any] = {}
+    inputs: Any = None
 
     @property
     def body(self) -> tuple[Any, Any, dict[str, Any]]:
@@ -316,7 +321,13 @@ def to_wire(
         ignore_result=None if message.ignore_result is None else False,
         headers=message.headers or None,
         properties=message.properties or None,
+        inputs=message.inputs,
     )
+    gather = gather_of(message.chord)
+    if gather is not None:
+        flags |= wire.MEMBER
+    if message.errbacks or message.chain:
+        flags |= wire.AFTERMATH
     return wire.Task(
         id=message.id,
         name=message.task,
@@ -330,7 +341,14 @@ def to_wire(
         digest=digest,
         head=head_bytes(head),
         body=body,
+        gather=gather,
     )
+
+
+def gather_of(chord: Any) -> str | None:
+    """The engine's group that a chord's reference names (:mod:`zerocelery.app.gathering`)."""
+    options = chord.get("options") if isinstance(chord, dict) else None
+    return options.get("gather") if options else None
 
 
 # ── off the wire ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -72,8 +72,18 @@ def _expand(route: Any) -> Route:
     if isinstance(route, (dict, list, tuple)):
         return MapRoute(route)
     if isinstance(route, str):
-        return expand_router_string(route)  # type: ignore[no-any-return]
-    return getattr(route, "route_for_task", route)  # type: ignore[no-any-return]
+        from kombu.utils.functional import lazy
+
+        later: Any = lazy
+        return later(_router_at, route)  # type: ignore[no-any-return]
+    return route  # type: ignore[no-any-return]
+
+
+def _router_at(path: str) -> Any:
+    from zerocelery.utils.imports import symbol_by_name
+
+    router = symbol_by_name(path)
+    return router() if isinstance(router, type) else router
 
 
 class Router:
@@ -159,7 +169,11 @@ class Router:
 
     def query_router(self, router: Route, task: str, args: Any, kwargs: Any, options: Any, task_type: Any) -> Any:
         """Ask one route."""
-        return router(task, args, kwargs, options or {}, task=task_type)
+        evaluate = getattr(router, "evaluate", None)
+        found: Any = evaluate() if evaluate is not None and type(router).__name__ == "lazy" else router
+        if not isinstance(found, MapRoute) and hasattr(found, "route_for_task"):
+            return found.route_for_task(task, args, kwargs)
+        return found(task, args, kwargs, options or {}, task=task_type)
 
     def queue_name(self, options: dict[str, Any], default: str) -> str:
         """The name of the queue that the routed options lead to: by name, or else by its routing key."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from typing import Any
-
-import msgspec
 
 from zerocelery import _state, signals
 from zerocelery._ids import uuid
@@ -25,6 +25,8 @@ from zerocelery.exceptions import AlwaysEagerIgnored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zerocelery.app.base import Celery
     from zerocelery.app.task import Task
     from zerocelery.canvas.signature import Signature
@@ -62,6 +64,47 @@ _DROPPED = frozenset(
 )
 
 
+#: What is sent together leaves when it is this much, or this old (seconds).
+_TOGETHER = 500
+_TOGETHER_SECONDS = 0.02
+
+
+class _Outgoing:
+    """Where tasks and groups go that are sent now.
+
+    Arguments:
+        topics: where their results go; None: to this process.
+        streams: whether they may leave one by one.
+    """
+
+    __slots__ = ("items", "since", "streams", "topics")
+
+    def __init__(self, items: list[Any], *, topics: tuple[str, ...] | None = None, streams: bool = False) -> None:
+        self.items = items
+        self.topics = topics
+        self.streams = streams
+        self.since = time.monotonic()
+
+
+_outgoing: ContextVar[_Outgoing | None] = ContextVar("zerocelery_outgoing", default=None)
+
+
+class Results:
+    """The argument of a chord's body that its worker puts in: the list of the header's results.
+
+    Arguments:
+        shape: True for a flat list; else nested lists, with None in the place of each result.
+    """
+
+    __slots__ = ("shape",)
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+
+    def __repr__(self) -> str:
+        return "[...]"
+
+
 class Plan:
     """How one task is sent, as settings and attributes are now.
 
@@ -84,7 +127,7 @@ class Plan:
         self.app = app
         self.epoch = app.epoch
         self.check = task.__header__ if task.typing else None
-        self.flags = policy(task)
+        self.flags = policy(task) | sender.aftermath
         self.ignored = bool(task.ignore_result)
         self.options = {**task._get_exec_options(), "ignore_result": self.ignored}
         self.eager = bool(app.conf["task_always_eager"])
@@ -200,6 +243,19 @@ class Sender:
         self._timezone = app.timezone
 
     @property
+    def aftermath(self) -> int:
+        """The flag of tasks whose loss has to be stored elsewhere than on the node."""
+        if not self.app.has_node or not self._keeps_elsewhere():
+            return 0
+        return wire.AFTERMATH
+
+    def _keeps_elsewhere(self) -> bool:
+        from zerocelery.backends.zmq import NodeBackend
+
+        backend = self.app.backend
+        return not isinstance(backend, NodeBackend) and bool(getattr(backend, "keeps_results", True))
+
+    @property
     def routes_by_arguments(self) -> bool:
         """Whether a task's queue may depend on what it is called with."""
         from zerocelery.app.routes import MapRoute
@@ -219,20 +275,103 @@ class Sender:
         if task is None or task.ship is False:
             return None
         wanted = self._ships if task.ship is None else task.ship
+        if not self.app.has_node:
+            return None
         if wanted is None:
             wanted = self.app.client.is_local_socket
         return Shipment.of(task) if wanted else None
 
     # ── the long way ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Where results of what is sent here and now go."""
+        out = _outgoing.get()
+        return (self.app.client.producer.inbox,) if out is None or out.topics is None else out.topics
+
+    def dispatch(self, item: wire.Task | wire.Gathering) -> int:
+        """Send a task or a group, by itself or with what it belongs to; gives the token to wait with."""
+        client = self.app.client
+        out = _outgoing.get()
+        if out is None:
+            return client.submit(item) if isinstance(item, wire.Task) else client.gather(item)
+        out.items.append(item)
+        if out.streams and (len(out.items) >= _TOGETHER or time.monotonic() - out.since > _TOGETHER_SECONDS):
+            self.flush_now()
+        return client.producer.epoch
+
+    @contextmanager
+    def together(self) -> Iterator[bool]:
+        """Send what is sent within in as few messages as may be; gives whether some of it may leave before the end."""
+        out = _outgoing.get()
+        if out is not None or not self.app.has_node:
+            yield out is not None and out.streams
+            return
+        token = _outgoing.set(_Outgoing([], streams=True))
+        try:
+            yield True
+            self.flush_now()
+        finally:
+            _outgoing.reset(token)
+
+    @contextmanager
+    def following(self, frame: _state.Frame) -> Iterator[None]:
+        """Send what is sent within together with the end of the task that runs, or not at all; where its task came from
+        elsewhere than a node, at once."""
+        run: Any = frame.source
+        if frame.followups is None or run is None:
+            yield
+            return
+        token = _outgoing.set(_Outgoing(frame.followups, topics=run.task.topics))
+        try:
+            yield
+        finally:
+            _outgoing.reset(token)
+
+    @contextmanager
+    def catching(self) -> Iterator[list[Any]]:
+        """Send nothing of what is sent within; gives the list of it."""
+        out = _outgoing.get()
+        caught: list[Any] = []
+        token = _outgoing.set(_Outgoing(caught, topics=None if out is None else out.topics))
+        try:
+            yield caught
+        finally:
+            _outgoing.reset(token)
+
+    def flush_now(self) -> None:
+        """Let what was collected by ``together`` so far leave."""
+        out = _outgoing.get()
+        if out is None or not out.streams or not out.items:
+            return
+        items, out.items = out.items, []
+        client = self.app.client
+        tasks: list[wire.Task] = []
+        for item in items:
+            if isinstance(item, wire.Task):
+                tasks.append(item)
+                continue
+            if tasks:
+                client.submit_many(tasks)
+                tasks = []
+            client.gather(item)
+        if tasks:
+            client.submit_many(tasks)
+        out.since = time.monotonic()
+
     def send(
         self, name: str, args: Any, kwargs: Any, task: Any, options: dict[str, Any]
     ) -> tuple[str, int | None, Any]:
         """Send one call with any options; gives its id, the token to wait with, and whether its result is ignored."""
         message = self.compose(name, args, kwargs, task, options)
+        if not self.app.has_node:
+            from zerocelery.app.publish import publish
+
+            publish(self.app, message, options)
+            return message.id, None, message.ignore_result
         message = self._announce(message, options)
         prepared = self.prepare(message, task)
-        token = self.app.client.submit(prepared)
+        token = self.dispatch(prepared)
         self._announced(message)
         return message.id, token, message.ignore_result
 
@@ -242,8 +381,8 @@ class Sender:
         plan = None if task is None else task._planned()
         return to_wire(
             message,
-            topics=(client.producer.inbox,),
-            flags=0 if plan is None else plan.flags,
+            topics=self.topics,
+            flags=self.aftermath if plan is None else plan.flags,
             keep=self.keep,
             digest=None if plan is None or plan.shipment is None else plan.shipment.send(client),
         )
@@ -267,20 +406,6 @@ class Sender:
         frame.followups.append(prepared)
         self._announced(message)
 
-    def follow(self, frame: _state.Frame, signature: Signature, args: Any, options: dict[str, Any]) -> Any:
-        """Send a callback with the outcome of the task that it follows; gives its result."""
-        merged_args, merged_kwargs, merged = signature._merge(args, {}, options)
-        task = signature._known_type()
-        message = self.compose(signature["task"], merged_args, merged_kwargs, task, dict(merged))
-        message = self._announce(message, merged)
-        prepared = msgspec.structs.replace(self.prepare(message, task), topics=())
-        if frame.followups is None:
-            self.app.client.submit(prepared)
-        else:
-            frame.followups.append(prepared)
-        self._announced(message)
-        return self.app.AsyncResult(message.id)
-
     def compose(self, name: str, args: Any, kwargs: Any, task: Any, options: dict[str, Any]) -> TaskMessage:
         """Parse a call into a message."""
         options = self.router.route(options, options.pop("route_name", None) or name, args, kwargs, task)
@@ -294,6 +419,9 @@ class Sender:
         queue = self.queue_of(options)
         declared = take("queue", None)
         exchange = take("exchange", None) or getattr(declared, "exchange", None)
+        inputs = None
+        if args and type(args[0]) is Results:
+            inputs, args = args[0].shape, (None, *args[1:])
         return TaskMessage(
             id=task_id,
             task=name,
@@ -329,6 +457,7 @@ class Sender:
             compression=take("compression", None) or self._compression,
             headers=dict(take("headers", None) or {}),
             properties={key: value for key, value in options.items() if key not in _DROPPED},
+            inputs=inputs,
         )
 
     def _ancestors(

@@ -385,6 +385,24 @@ class Task(_Typed["P", "R"]):
         """``.si(*a, **k)`` is ``.signature(a, k, immutable=True)``."""
         return self.signature(args, kwargs, immutable=True)
 
+    def map(self, it: Any) -> Any:
+        """One task that calls this one for each item."""
+        from zerocelery.canvas.maps import xmap
+
+        return xmap(self.s(), it, app=self.app)
+
+    def starmap(self, it: Any) -> Any:
+        """One task that calls this one for each item, which is a list of arguments."""
+        from zerocelery.canvas.maps import xstarmap
+
+        return xstarmap(self.s(), it, app=self.app)
+
+    def chunks(self, it: Any, n: int) -> Any:
+        """Tasks that call this one for n items each, which are lists of arguments."""
+        from zerocelery.canvas.maps import chunks
+
+        return chunks(self.s(), it, n, app=self.app)
+
     def signature_from_request(
         self,
         request: Context | None = None,
@@ -497,6 +515,37 @@ class Task(_Typed["P", "R"]):
             task_id = self.request.id
         self.backend.store_result(task_id, meta, state, request=self.request, **kwargs)
 
+    def replace(self, sig: Signature) -> Any:
+        """Let another call, or a canvas, take this task's place: ``return self.replace(sig)``.
+
+        It gets this task's id, and with it whoever waits for the result, this task's callbacks and errbacks, its place in
+        a chord and the rest of its chain. A group is replaced by the list of its results.
+
+        Raises:
+            Ignore: always, where a worker runs this.
+            ImproperlyConfigured: it is part of a chord, or an empty chain.
+        """
+        from zerocelery.canvas.replacing import replacement
+
+        return self.on_replace(replacement(self, sig))
+
+    def add_to_chord(self, sig: Signature, lazy: bool = False) -> Any:
+        """Let the chord whose header this task is in wait for one more call, and send that.
+
+        Arguments:
+            lazy: give the call back instead of sending it.
+
+        Raises:
+            ValueError: this task is in no chord's header.
+        """
+        request = self.request
+        if not request.chord:
+            raise ValueError("Current task is not member of any chord")
+        sig.set(group_id=request.group, chord=request.chord, root_id=request.root_id)
+        result = sig.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id)
+        self.backend.add_to_chord(request.group, result)
+        return sig.delay() if not lazy else sig
+
     def add_trail(self, result: Any) -> Any:
         """Count a result among this run's children."""
         if self.trail:
@@ -524,7 +573,13 @@ class Task(_Typed["P", "R"]):
         """Called when the task is replaced by another."""
         if self.request.is_eager:
             return sig.apply().get()
-        sig.delay()
+        frame = frame_of(self)
+        if frame is None:
+            sig.delay()
+        else:
+            with self.app.sender.following(frame):
+                sig.delay()
+            frame.replaced = True
         raise Ignore("Replaced by new task")
 
     # ── identity ─────────────────────────────────────────────────────────────────────────────────────────────────────

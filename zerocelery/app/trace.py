@@ -25,10 +25,20 @@ from zerocelery._state import Frame, frames
 from zerocelery.app import codec
 from zerocelery.app.context import Context
 from zerocelery.app.einfo import ExceptionInfo
+from zerocelery.app.gathering import (
+    chain_endings,
+    fail_canvas,
+    ignored_ending,
+    parent_of,
+    run_canvas,
+    verdict_error,
+    with_results,
+)
 from zerocelery.app.links import call_errbacks, send_callbacks
 from zerocelery.app.message import NO_EMBED, USUAL, Head, body_of, read_head, request_of
 from zerocelery.app.sending import policy
 from zerocelery.app.task import Task as BaseTask
+from zerocelery.backends.zmq import NodeBackend
 from zerocelery.engine import wire
 from zerocelery.engine.strategy import Outcome
 from zerocelery.exceptions import Ignore, InvalidTaskError, NotRegistered, Reject, Retry, WorkerLostError
@@ -42,7 +52,6 @@ if TYPE_CHECKING:
 
     from zerocelery.app.base import Celery
     from zerocelery.app.task import Task
-    from zerocelery.backends.zmq import NodeBackend
     from zerocelery.engine.worker import Worker
 
 # People configure loggers by these names.
@@ -123,6 +132,11 @@ class NodeRun:
         return self.task.id
 
     @property
+    def parent_id(self) -> str | None:
+        """The task that has started this one; of a chord's body a member of its header."""
+        return parent_of(self.task) or self.head.parent_id
+
+    @property
     def worker(self) -> Worker | None:
         from zerocelery.engine.worker import current_worker
 
@@ -131,6 +145,11 @@ class NodeRun:
     def followups(self) -> list[Any] | None:
         """Where messages go that are sent together with the outcome."""
         return []
+
+    @property
+    def ignored_by_caller(self) -> bool:
+        """Whether who sent the task wants no result."""
+        return bool(self.task.flags & wire.IGNORE_RESULT)
 
     def ignores_result(self, task: Task[..., Any]) -> bool:
         if self.task.flags & wire.IGNORE_RESULT:
@@ -141,6 +160,8 @@ class NodeRun:
         """The request, for who looks at it."""
         fields = request_of(self.task, self.head, ignore_result=bool(self.task.flags & wire.IGNORE_RESULT))
         fields.update(self.embed, args=self.args, kwargs=self.kwargs, hostname=self.hostname, called_directly=False)
+        if self.task.inputs:
+            fields["parent_id"] = self.parent_id
         context = Context.__new__(Context)
         context.update(fields)
         return context
@@ -156,24 +177,26 @@ class NodeRun:
 
     def succeeded(self, frame: Frame, retval: Any, ignored: bool) -> None:
         followups = frame.followups or ()
-        if ignored:
+        if ignored and self.task.gather is None:
             self.outcome = Outcome(states.SUCCESS, store=False, followups=followups)
             return
         backend = self.backend
         if not frame.children and backend.is_plain:
             data = codec.plain_value(retval)
             if data is not None:
-                self.outcome = Outcome(states.SUCCESS, data, codec.JSON, followups=followups)
+                self.outcome = Outcome(states.SUCCESS, data, codec.JSON, store=not ignored, followups=followups)
                 return
         if isinstance(retval, ResultBase):
             retval = retval.as_tuple()
         content_type, value, info = backend.encode(retval, self._info(frame))
-        self.outcome = Outcome(states.SUCCESS, value, content_type, info, followups=followups)
+        self.outcome = Outcome(states.SUCCESS, value, content_type, info, store=not ignored, followups=followups)
 
-    def failed(self, frame: Frame, error: BaseException, text: str, store: bool) -> None:
+    def failed(self, frame: Frame, error: BaseException, text: str | None, store: bool) -> None:
         content_type, value, info = self.backend.encode_exception(error, self._info(frame, text))
-        followups = frame.followups or ()
+        followups, chain = frame.followups or (), self.embed.get("chain")
         self.outcome = Outcome(states.FAILURE, value, content_type, info, store=store, followups=followups)
+        if chain:
+            self.outcome.endings = chain_endings(self.backend.app, chain, error, self.backend, self.task.topics)
 
     def retried(self, frame: Frame, error: BaseException | None, text: str, store: bool) -> None:
         encode: Any = self.backend.encode if error is None else self.backend.encode_exception
@@ -186,6 +209,8 @@ class NodeRun:
         followups = frame.followups or ()
         if self._last is None or self._last[0] not in states.READY_STATES:
             self.outcome = Outcome(states.IGNORED, final=False, store=False, followups=followups)
+            if self.task.gather is not None and not frame.replaced:
+                self.outcome.endings = [ignored_ending(self.task)]
             return
         state, meta = self._last
         encode: Any = self.backend.encode_exception if isinstance(meta, BaseException) else self.backend.encode
@@ -203,8 +228,9 @@ class NodeRun:
             info["traceback"] = traceback
         if frame.children:
             info["children"] = [child.as_tuple() for child in frame.children]
-        if self.head.parent_id:
-            info["parent_id"] = self.head.parent_id
+        parent_id = self.parent_id
+        if parent_id:
+            info["parent_id"] = parent_id
         if self.head.group:
             info["group_id"] = self.head.group
         if self.backend.extended:
@@ -320,7 +346,7 @@ class Tracer:
 
     def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         task = self.task
-        run = request if type(request) is NodeRun else LocalRun(request, args, kwargs, task)
+        run = request if isinstance(request, NodeRun) else LocalRun(request, args, kwargs, task)
         frame = Frame(task, run, followups=run.followups())
         frame.previous = frames.get()
         token = frames.set(frame)
@@ -435,7 +461,7 @@ class Tracer:
         store = not ignored or bool(task.store_errors_even_if_ignored)
         embed = run.embed
         if embed is not NO_EMBED and embed.get("errbacks"):
-            call_errbacks(self.app, frame, embed["errbacks"], error, einfo)
+            call_errbacks(self.app, frame, embed["errbacks"], error, einfo.traceback)
         run.failed(frame, error, einfo.traceback, store)
         task.on_failure(error, run.id, run.args, run.kwargs, einfo)
         signals.task_failure.send(
@@ -650,20 +676,63 @@ class AppStrategy:
 
     def run(self, task: wire.Task, /) -> Outcome:
         """Run a task; whatever happens, this returns an outcome."""
-        backend: Any = self.app.backend
+        backend: Any = self.codec
         head = USUAL
         try:
             head = read_head(task.head)
+            if task.verdict or head.canvas:
+                return self._settle(task, head, backend)
             trace = self._tracers.get(task.name) or self._tracer_of(task)
             args, kwargs, embed = body_of(task, head, self.accepts)
+            if head.inputs is not None:
+                args = with_results(args, head.inputs, task.inputs, backend)
         except Exception as error:
             return self._unrunnable(task, head, error)
-        run = NodeRun(task, head, args, kwargs, NO_EMBED if embed == NO_EMBED else embed, self.hostname, backend)
+        run = self.make_run(task, head, args, kwargs, NO_EMBED if embed == NO_EMBED else embed)
         try:
             trace(task.id, args, kwargs, run)
         except Reject as error:
             return self._unrunnable(task, head, error)
         return run.outcome if run.outcome is not None else self._unrunnable(task, head, _no_outcome(task))
+
+    def _settle(self, task: wire.Task, head: Head, backend: Any) -> Outcome:
+        """What is no call of a task: a canvas to be sent, or a task that is to be failed because of another's end."""
+        args, _, embed = body_of(task, head, self.accepts)
+        if not task.verdict:
+            return run_canvas(self.app, task, head, args, backend)
+        error, own = verdict_error(task, backend)
+        if head.canvas:
+            return fail_canvas(self.app, task, args[0], error, backend)
+        logger.error("Task %s[%s] is not run: %r", task.name, task.id, error)
+        run = self.make_run(task, head, args, {}, embed)
+        # how the engine has ended a task, a node knows already
+        return self._failed_unrun(run, error, None, not (own and type(run) is NodeRun) and not run.ignored_by_caller)
+
+    def _failed_unrun(self, run: NodeRun, error: BaseException, text: str | None, store: bool) -> Outcome:
+        """The outcome of a task that could not be run, with what follows from a failure."""
+        frame = Frame(None, run, followups=run.followups())
+        if run.embed.get("errbacks"):
+            call_errbacks(self.app, frame, run.embed["errbacks"], error, text)
+        run.failed(frame, error, text, store)
+        outcome = run.outcome
+        if outcome is None:  # pragma: no cover - failed() always makes one
+            raise error
+        return outcome
+
+    @property
+    def codec(self) -> Any:
+        """What encodes values for the node."""
+        backend = self.app.backend
+        return backend if type(backend) is NodeBackend or not self.app.has_node else NodeBackend(self.app)
+
+    def make_run(self, task: wire.Task, head: Head, args: Any, kwargs: Any, embed: Any) -> NodeRun:
+        """Where this task's outcome goes."""
+        backend = self.app.backend
+        if type(backend) is NodeBackend:
+            return NodeRun(task, head, args, kwargs, embed, self.hostname, backend)
+        from zerocelery.app.stored import run_of
+
+        return run_of(self.app, task, head, args, kwargs, embed, self.hostname, backend)
 
     def _tracer_of(self, task: wire.Task) -> Callable[..., Any]:
         found = self.app._tasks.get(task.name)
@@ -700,13 +769,13 @@ class AppStrategy:
             logger.error("Task %s[%s] can't be run: %r", name, task_id, error)
             if isinstance(error, InvalidTaskError):
                 signals.task_rejected.send(sender=self, message=task, exc=error)
-        run = NodeRun(task, head, (), {}, NO_EMBED, self.hostname, self.app.backend)
+        try:
+            args, kwargs, embed = body_of(task, head, self.accepts)
+        except Exception:
+            args, kwargs, embed = (), {}, NO_EMBED
         text = "".join(_traceback.format_exception(type(error), error, error.__traceback__))
-        run.failed(Frame(None), error, text, not task.flags & wire.IGNORE_RESULT)
-        outcome = run.outcome
-        if outcome is None:  # pragma: no cover - failed() always makes one
-            raise error
-        return outcome
+        run = self.make_run(task, head, args, kwargs, embed)
+        return self._failed_unrun(run, error, text, not task.flags & wire.IGNORE_RESULT)
 
 
 def _no_outcome(task: wire.Task) -> Exception:

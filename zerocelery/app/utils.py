@@ -206,8 +206,16 @@ class Settings(MutableMapping[str, "Any"]):
     # ── writing ──
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self.__dict__["changes"][self._today(key)] = value
+        name = self._today(key)
+        self.__dict__["changes"][name] = value
         self._touch()
+        watch = self.__dict__.get("_watches", {}).get(name)
+        if watch is not None:
+            watch()
+
+    def watch(self, name: str, tell: Callable[[], Any]) -> None:
+        """Call this after every change of a setting."""
+        self.__dict__.setdefault("_watches", {})[name] = tell
 
     def __delitem__(self, key: str) -> None:
         del self.__dict__["changes"][self._today(key)]
@@ -379,3 +387,28 @@ def _app_in_module(module: Any, name: str, load: Callable[..., Any]) -> Celery:
         if isinstance(candidate, Celery):
             return candidate
     raise AttributeError(f"module {name!r} has no attribute 'celery': there is no Celery app in it")
+
+
+def _old_key_to_new(key: str) -> str:
+    """A setting's name of today; for code that gives these to a ConfigurationView."""
+    return TO_NEW.get(key, key)
+
+
+def _new_key_to_old(key: str) -> str:
+    """A setting's name of old."""
+    return TO_OLD.get(key, key)
+
+
+def bugreport(app: Celery) -> str:
+    """What to put into a bug report about this app."""
+    return str(app.bugreport())
+
+
+def filter_hidden_settings(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose secrets are starred out."""
+    return {key: _censor(key, value) for key, value in conf.items()}
+
+
+def sanitize_url(url: str) -> str:
+    """A URL whose password is starred out."""
+    return censored_url(url)

@@ -24,7 +24,7 @@ def backend_of(app: Celery) -> Any:
     chosen = app.backend_cls or app.conf["result_backend"]
     if chosen is not None and not isinstance(chosen, str):
         return chosen(app=app) if isinstance(chosen, type) else chosen
-    if not chosen or chosen.partition(":")[0] in _NODE_SCHEMES and app.has_node:
+    if not chosen or (chosen.partition(":")[0] in _NODE_SCHEMES and app.has_node):
         return _node_backend(app)
     from zerocelery.app.backends import by_url
 

@@ -17,19 +17,16 @@ or a chain fails by :mod:`zerocelery.backends.failing`.
 
 from __future__ import annotations
 
-import sys
 import time
 import uuid as _uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
-from kombu.serialization import dumps, loads, prepare_accept_content
-from kombu.serialization import registry as serializer_registry
-from kombu.utils.encoding import bytes_to_str, ensure_bytes
-from kombu.utils.functional import LRUCache
+from kombu import serialization
+from kombu.utils import encoding, functional
 from kombu.utils.url import maybe_sanitize_url
 
 from zerocelery import states
@@ -47,7 +44,7 @@ from zerocelery.exceptions import (
     TaskRevokedError,
     TimeoutError,
 )
-from zerocelery.result import GroupResult, ResultBase, allow_join_result, result_from_tuple
+from zerocelery.result import GroupResult, ResultBase, ResultSet, allow_join_result, result_from_tuple
 from zerocelery.utils.log import get_logger
 
 TYPE_CHECKING = False
@@ -63,6 +60,8 @@ __all__ = (
     "BaseKeyValueStoreBackend",
     "DisabledBackend",
     "KeyValueStoreBackend",
+    "_create_chord_error_with_cause",
+    "_create_fake_task_request",
     "compress_payload",
     "decompress_payload",
     "get_current_task",
@@ -70,6 +69,15 @@ __all__ = (
 )
 
 logger = get_logger("celery.backends.base")
+
+# kombu has no types
+dumps: Any = serialization.dumps
+loads: Any = serialization.loads
+prepare_accept_content: Any = serialization.prepare_accept_content
+serializer_registry: Any = serialization.registry
+bytes_to_str: Any = encoding.bytes_to_str
+ensure_bytes: Any = encoding.ensure_bytes
+LRUCache: Any = functional.LRUCache
 
 EXCEPTION_ABLE_CODECS = frozenset({"pickle", "cloudpickle"})
 
@@ -79,13 +87,13 @@ _POLL = 0.5
 _UNLOCK_INTERVAL = 1.0
 
 
-class _nulldict(dict[Any, Any]):  # noqa: N801 - a published name
+class _nulldict(dict[Any, Any]):
     """A dict that forgets at once."""
 
     def ignore(self, *args: Any, **kwargs: Any) -> None:
         """Forget."""
 
-    __setitem__ = update = setdefault = ignore  # type: ignore[assignment]
+    __setitem__ = update = setdefault = ignore
 
 
 def _is_ready(meta: dict[str, Any]) -> bool:
@@ -114,12 +122,21 @@ class Backend:
     supports_native_join = False
     #: Whether the store removes old results by itself.
     supports_autoexpire = False
+    #: Whether failures may be kept for another time than results.
+    supports_failure_expires = False
     #: Whether the store takes bytes, and so compressed payloads.
     supports_result_compression = False
     #: Whether results outlive the client.
     persistent = True
+    #: Whether there are results at all.
+    keeps_results = True
 
-    retry_policy = {"max_retries": 20, "interval_start": 0, "interval_step": 1, "interval_max": 1}
+    retry_policy: ClassVar[dict[str, Any]] = {
+        "max_retries": 20,
+        "interval_start": 0,
+        "interval_step": 1,
+        "interval_max": 1,
+    }
 
     def __init__(
         self,
@@ -138,12 +155,14 @@ class Backend:
         self.serializer: str = serializer or conf["result_serializer"]
         self.content_type, self.content_encoding, self.encoder = serializer_registry._encoders[self.serializer]
         limit = max_cached_results or conf["result_cache_max"]
-        self._cache: Any = _nulldict() if limit == -1 else LRUCache(limit=limit)  # type: ignore[no-untyped-call]
+        self._cache: Any = _nulldict() if limit == -1 else LRUCache(limit=limit)
         self.expires = self.prepare_expires(expires, expires_type)
         if accept is None:
             accept = conf["result_accept_content"]
         self.accept = prepare_accept_content(conf["accept_content"] if accept is None else accept)
         self.compression = self._usable_compression(conf["result_compression"])
+        if conf["result_failure_expires"] is not None and not self.supports_failure_expires:
+            warnings.warn(f"{type(self).__name__} does not support result_failure_expires: it is ignored", stacklevel=2)
         self.always_retry = bool(conf["result_backend_always_retry"])
         self.max_sleep_between_retries_ms = conf["result_backend_max_sleep_between_retries_ms"]
         self.base_sleep_between_retries_ms = conf["result_backend_base_sleep_between_retries_ms"]
@@ -169,7 +188,7 @@ class Backend:
         """The backend's URL, as one may show it."""
         if include_password or not self.url:
             return self.url or ""
-        url = maybe_sanitize_url(self.url)  # type: ignore[no-untyped-call]
+        url = maybe_sanitize_url(self.url)
         return f"{url}///" if url and url.endswith("://") else str(url or "")
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,7 +230,12 @@ class Backend:
             self._call_task_errbacks(request, exc, traceback)
 
     def mark_as_revoked(
-        self, task_id: str, reason: Any = "", request: Any = None, store_result: bool = True, state: str = states.REVOKED
+        self,
+        task_id: str,
+        reason: Any = "",
+        request: Any = None,
+        store_result: bool = True,
+        state: str = states.REVOKED,
     ) -> None:
         """A task was revoked."""
         error = TaskRevokedError(reason)
@@ -256,7 +280,11 @@ class Backend:
             return True
 
     def _retried(
-        self, call: Callable[[], Any], give_up: Callable[[], Exception], *, before_again: Callable[[], bool] | None = None
+        self,
+        call: Callable[[], Any],
+        give_up: Callable[[], Exception],
+        *,
+        before_again: Callable[[], bool] | None = None,
     ) -> Any:
         tried = 0
         while True:
@@ -531,9 +559,7 @@ class Backend:
         self.ensure_chords_allowed()
         self.fallback_chord_unlock(self.app.GroupResult(*header_result_args), body, **kwargs)
 
-    def fallback_chord_unlock(
-        self, header_result: Any, body: Any, countdown: float | None = 1, **kwargs: Any
-    ) -> None:
+    def fallback_chord_unlock(self, header_result: Any, body: Any, countdown: float | None = 1, **kwargs: Any) -> None:
         """Have a task look again and again whether the header is done."""
         failing.send_chord_unlock(self.app, header_result, body, countdown=countdown, **kwargs)
 
@@ -668,14 +694,18 @@ class SyncBackendMixin:
         on_message: Callable[[Any], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
     ) -> Iterator[Any]:
-        """Pairs of id and meta of a set of results, in the order in which they end."""
+        """Pairs of id and meta of a set of results, in the order in which they end; of a group within, its results."""
         self._ensure_not_eager()
-        if not result.results:
-            return iter(())
-        ids = [one.id for one in result.results]
-        return self.get_many(  # type: ignore[no-any-return]
-            ids, timeout=timeout, interval=interval, no_ack=no_ack, on_message=on_message, on_interval=on_interval
-        )
+        ids = []
+        for one in result.results:
+            if isinstance(one, ResultSet):
+                yield one.id, one.results
+            else:
+                ids.append(one.id)
+        if ids:
+            yield from self.get_many(
+                ids, timeout=timeout, interval=interval, no_ack=no_ack, on_message=on_message, on_interval=on_interval
+            )
 
     @property
     def is_async(self) -> bool:
@@ -697,7 +727,7 @@ class BaseKeyValueStoreBackend(Backend):
     ``expire``, and says so by ``implements_incr``, counts chords.
     """
 
-    key_t: Callable[[Any], Any] = staticmethod(ensure_bytes)
+    key_t: Any = staticmethod(ensure_bytes)
     task_keyprefix: Any = "celery-task-meta-"
     group_keyprefix: Any = "celery-taskset-meta-"
     chord_keyprefix: Any = "chord-unlock-"
@@ -782,8 +812,8 @@ class BaseKeyValueStoreBackend(Backend):
         key = self.key_t(key)
         for prefix in (self.task_keyprefix, self.group_keyprefix):
             if key.startswith(prefix):
-                return bytes_to_str(key[len(prefix) :])
-        return bytes_to_str(key)
+                return str(bytes_to_str(key[len(prefix) :]))
+        return str(bytes_to_str(key))
 
     # documents
 
@@ -854,7 +884,6 @@ class BaseKeyValueStoreBackend(Backend):
         Raises:
             TimeoutError: not all ended in time.
         """
-        interval = _POLL if interval is None else interval
         wanted: dict[str, Any] = {bytes_to_str(one): None for one in task_ids}
         for task_id in list(wanted):
             cached = self._cache.get(task_id)
@@ -961,7 +990,8 @@ class KeyValueStoreBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
 class DisabledBackend(BaseBackend):
     """No results are kept: asking for one is an error."""
 
-    _cache: Any = {}
+    keeps_results = False
+    _cache: Any = _nulldict()
 
     def store_result(self, *args: Any, **kwargs: Any) -> None:
         """Nothing is kept."""
@@ -980,10 +1010,6 @@ class DisabledBackend(BaseBackend):
     def _is_disabled(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotImplementedError("No result backend is configured: result_backend is 'disabled'.")
 
-    get_state = get_status = get_result = get_traceback = get_children = _is_disabled  # type: ignore[assignment]
-    get_task_meta_for = get_task_meta = wait_for = wait_for_pending = get_many = _is_disabled  # type: ignore[assignment]
-    forget = exists = task_result_exists = _is_disabled  # type: ignore[assignment]
-
-
-#: For who looks a backend's module up by the class.
-_THIS = sys.modules[__name__]
+    get_state = get_status = get_result = get_traceback = get_children = _is_disabled
+    get_task_meta_for = get_task_meta = wait_for = wait_for_pending = get_many = _is_disabled
+    forget = exists = task_result_exists = _is_disabled

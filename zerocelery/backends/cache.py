@@ -89,9 +89,9 @@ def get_memcache_client() -> tuple[Callable[..., Any], Callable[[Any], Any]]:
         ImproperlyConfigured: pymemcache is not installed.
     """
     try:
-        import pymemcache
-        import pymemcache.client.base
-        import pymemcache.client.hash
+        import pymemcache  # type: ignore[import-not-found]
+        import pymemcache.client.base  # type: ignore[import-not-found]
+        import pymemcache.client.hash  # type: ignore[import-not-found]
     except ImportError as error:
         raise ImproperlyConfigured(REQUIRES_BACKEND) from error
 
@@ -117,7 +117,7 @@ def get_memcache_client() -> tuple[Callable[..., Any], Callable[[Any], Any]]:
 
 
 def _with_retries(client: Any, options: dict[str, Any]) -> Any:
-    import pymemcache.client.retrying
+    import pymemcache.client.retrying  # type: ignore[import-not-found]
 
     return pymemcache.client.retrying.RetryingClient(client, **options)
 
@@ -143,6 +143,7 @@ backends: dict[str, Callable[[], Any]] = {
     "memcache": get_memcache_client,
     "memcached": get_memcache_client,
     "pymemcache": get_memcache_client,
+    "pylibmc": get_memcache_client,
     "memory": lambda: (DummyClient, ensure_bytes),
 }
 
@@ -175,6 +176,7 @@ class CacheBackend(KeyValueStoreBackend):
         chosen = url or backend or app.conf["cache_backend"]
         if not chosen:
             raise ImproperlyConfigured("no cache backend is named: set result_backend to cache+memcached://host:port/")
+        self.backend: str
         self.backend, _, servers = chosen.removeprefix("cache+").partition("://")
         self.expires = self.prepare_expires(expires, type=int)
         self.servers = servers.rstrip("/").split(";")
@@ -224,9 +226,9 @@ class CacheBackend(KeyValueStoreBackend):
     @property
     def _group_expires(self) -> int:
         """A group is needed for as long as its results, and as its chord runs."""
-        if not self.expires:
-            return 0
-        return max(self.expires, self.chord_expires or 0)
+        if not self.expires or not self.chord_expires:
+            return 0  # one of the two is kept for ever
+        return int(max(self.expires, self.chord_expires))
 
     def _apply_chord_incr(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
         group_id = header_result_args[0]

@@ -9,8 +9,8 @@ import sys
 from datetime import datetime, timezone
 from typing import Any
 
-from kombu import compression as _compression
-from kombu.utils.encoding import ensure_bytes
+from kombu import compression
+from kombu.utils import encoding
 
 from zerocelery import states
 from zerocelery.app import codec
@@ -19,6 +19,10 @@ from zerocelery.exceptions import ImproperlyConfigured, SecurityError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# kombu has no types
+_compression: Any = compression
+ensure_bytes: Any = encoding.ensure_bytes
 
 #: What a compressed payload begins with; no serialiser's output begins with NUL.
 COMPRESSED_PAYLOAD_MAGIC = b"\x00celery-compressed\x00"
@@ -38,7 +42,7 @@ def compression_method(name: str | None) -> str | None:
     if not name:
         return None
     try:
-        _compression.get_encoder(name)  # type: ignore[no-untyped-call]
+        _compression.get_encoder(name)
     except KeyError as error:
         raise ImproperlyConfigured(
             f"Unknown compression method for result_compression: {name!r}; take gzip, bzip2 or zlib"
@@ -48,8 +52,8 @@ def compression_method(name: str | None) -> str | None:
 
 def compress_payload(payload: Any, method: str) -> bytes:
     """The payload, compressed, with the compression's content type in front of it."""
-    body, content_type = _compression.compress(ensure_bytes(payload), method)  # type: ignore[no-untyped-call]
-    return COMPRESSED_PAYLOAD_MAGIC + content_type.encode("ascii") + b"\x00" + bytes(body)
+    body, content_type = _compression.compress(ensure_bytes(payload), method)
+    return COMPRESSED_PAYLOAD_MAGIC + bytes(content_type, "ascii") + b"\x00" + bytes(body)
 
 
 def decompress_payload(payload: Any) -> Any:
@@ -59,7 +63,7 @@ def decompress_payload(payload: Any) -> Any:
     if not isinstance(payload, (bytes, bytearray)) or not payload.startswith(COMPRESSED_PAYLOAD_MAGIC):
         return payload
     content_type, _, body = bytes(payload[len(COMPRESSED_PAYLOAD_MAGIC) :]).partition(b"\x00")
-    return _compression.decompress(body, content_type.decode("ascii"))  # type: ignore[no-untyped-call]
+    return _compression.decompress(body, content_type.decode("ascii"))
 
 
 # ── the common document ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -115,7 +119,7 @@ def children_of(request: Any) -> list[Any]:
 
 def _extend(document: dict[str, Any], request: Any, encode: Callable[[Any], Any] | None) -> None:
     if hasattr(request, "delivery_info") or hasattr(request, "task"):
-        delivery = getattr(request, "delivery_info", None)
+        delivery: Any = getattr(request, "delivery_info", None)
         arguments = getattr(request, "args", None), getattr(request, "kwargs", None)
         args, kwargs = (ensure_bytes(encode(one)) for one in arguments) if encode is not None else arguments
         document.update(

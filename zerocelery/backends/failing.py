@@ -54,7 +54,8 @@ def fail_from_current_stack(backend: Any, task_id: str, exc: BaseException | Non
     kind, value, tb = sys.exc_info()
     error = exc if exc is not None else value
     try:
-        info = ExceptionInfo((kind or type(error), error, tb))
+        about: Any = (kind or type(error), error, tb)
+        info = ExceptionInfo(about)
         backend.mark_as_failure(task_id, error, info.traceback)
         return info
     finally:
@@ -80,7 +81,7 @@ def call_errbacks(
             old.append(errback)
             continue
         try:
-            task(request, exc, traceback, *errback.args, **errback.kwargs)
+            errback(request, exc, traceback)
         except Exception:
             logger.exception("Error callback %r of task %s failed", errback["task"], request.id)
     if not old:
@@ -96,9 +97,9 @@ def call_errbacks(
 
 def _takes_the_error(task: Any, errback: Any) -> bool:
     """Whether the errback is of the kind that is called with request, exception and traceback."""
-    run = getattr(task, "__header__", None) and getattr(task, "run", None) or getattr(task, "run", None)
+    run: Any = getattr(task, "run", None)
     try:
-        signature = inspect.signature(run)  # type: ignore[arg-type]
+        signature = inspect.signature(run)
     except (TypeError, ValueError):
         return False
     positional = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -106,17 +107,13 @@ def _takes_the_error(task: Any, errback: Any) -> bool:
     if len(positional) < 2 and not more:
         return False
     if errback.immutable:
-        return len(positional) >= 2 and errback.immutable and _named_for_errors(positional, errback)
+        return True  # it gets none of them anyway
     try:
         # with its own arguments it may be one that wants the id and no more
         signature.bind("task_id", *errback.args, **errback.kwargs)
     except TypeError:
         return True
     return False
-
-
-def _named_for_errors(positional: list[Any], errback: Any) -> bool:
-    return not getattr(errback, "bound", False)
 
 
 # ── chains ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +199,7 @@ def group_error(backend: Any, callback: Any, of_body: Any, exc: BaseException | 
     error = exc.__cause__ if isinstance(exc, ChordError) and exc.__cause__ is not None else exc
     try:
         frozen = callback.freeze()
-        own = {task_id: errbacks for task_id, errbacks in _errbacks_by_id(callback, backend.app)}
+        own = dict(_errbacks_by_id(callback, backend.app))
         shared = _several(callback.options.get("link_error"))
         for member in frozen.results:
             _fail_member(of_body, member, _unique([*own.get(member.id, ()), *shared]), error)
@@ -279,7 +276,7 @@ def send_chord_unlock(app: Celery, header: Any, body: Any, *, countdown: float |
 
 
 def _body_options(app: Any, body: Any) -> dict[str, Any]:
-    task = app._tasks.get(body.name) or getattr(body, "type", None) if hasattr(body, "name") else None
+    task = app._tasks.get(body.name)
     options = dict(body.options)
     if not options.get("queue"):
         own = getattr(task, "queue", None)

@@ -6,10 +6,8 @@ import os
 import time
 from typing import Any
 
-from kombu.utils.encoding import ensure_bytes
-
 from zerocelery._ids import uuid
-from zerocelery.backends.base import KeyValueStoreBackend
+from zerocelery.backends.base import KeyValueStoreBackend, ensure_bytes
 from zerocelery.exceptions import ImproperlyConfigured
 
 __all__ = ("FilesystemBackend",)

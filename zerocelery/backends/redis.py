@@ -1,7 +1,7 @@
 """Results in Redis, told by PUBLISH as they are stored.
 
-A waiting client subscribes to the channels of its tasks (a channel is called as the key is), looks once whether they are
-there already, and then only listens; it lets go of the channels when it stops waiting. Nothing is shared between two
+A waiting client subscribes to the channels of its tasks (a channel is called as the key is), looks once whether they
+are there already, and then only listens; it lets go of the channels when it stops waiting. Nothing is shared by two
 who wait, so there is nothing to leak.
 
 A chord is counted by a script on the server, which also knows members that are told twice. Whoever completes the count
@@ -17,9 +17,8 @@ from ssl import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
 from typing import Any
 from urllib.parse import unquote
 
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.functional import retry_over_time
-from kombu.utils.url import _parse_url
+from kombu.utils import encoding, functional
+from kombu.utils.url import _parse_url, maybe_sanitize_url
 
 from zerocelery import states
 from zerocelery._ids import uuid
@@ -45,7 +44,13 @@ __all__ = ("RedisBackend", "SentinelBackend")
 
 logger = get_logger("celery.backends.redis")
 
-E_REDIS_MISSING = "You need to install the redis library in order to use the Redis result store backend: pip install redis"
+# kombu has no types
+bytes_to_str: Any = encoding.bytes_to_str
+retry_over_time: Any = functional.retry_over_time
+
+E_REDIS_MISSING = (
+    "You need to install the redis library in order to use the Redis result store backend: pip install redis"
+)
 E_REDIS_SENTINEL_MISSING = "You need a redis library with sentinel: pip install --upgrade redis"
 E_LOST = "Connection to Redis lost: Retry (%s/%s) %s."
 
@@ -63,9 +68,9 @@ _CERTIFICATES = {
 _SSL_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _DEFAULT_HOST = "localhost"
 
-#: Counts a member, once: gives how many there are, how many were added, the size, and whether the caller got the claim.
-#: Keys: members, added, size, known, group, claim. Arguments: task id, entry, "1" for a sorted header, index, seconds to
-#: keep members and group, seconds of the claim, the caller's token.
+#: Counts a member, once: gives how many there are, how many were added, the size, and who calls has got the claim.
+#: Keys: members, added, size, known, group, claim. Arguments: task id, entry, "1" for a sorted header, index, seconds
+#: to keep members and group, seconds of the claim, the caller's token.
 CHORD_PART_RETURN_LUA = """
 local members, added, size, known, header, claim = unpack(KEYS)
 local sorted = ARGV[3] == '1'
@@ -119,6 +124,7 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
     supports_autoexpire = True
     supports_native_join = True
     supports_result_compression = True
+    supports_failure_expires = True
 
     #: The most connections of a pool; None: as many as are needed.
     max_connections: int | None = None
@@ -183,12 +189,14 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         scheme, host, port, username, password, path, query = _parse_url(url)
-        found = dict(defaults, **{key: value for key, value in query.items()})
+        found = dict(defaults, **query)
         found["db"] = query.get("virtual_host", found.get("db"))
         if scheme == "socket":
             found.update(
-                connection_class=self.redis.UnixDomainSocketConnection, path=f"/{path}", password=password or found["password"]
-            )  # fmt: skip
+                connection_class=self.redis.UnixDomainSocketConnection,
+                path=f"/{path}",
+                password=password or found["password"],
+            )
             for name in ("host", "port", "socket_connect_timeout", "socket_keepalive"):
                 found.pop(name, None)
         else:
@@ -217,6 +225,8 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         level = found.get("ssl_cert_reqs")
         if level in _CERTIFICATES:
             found["ssl_cert_reqs"] = _CERTIFICATES[level]
+        elif level is not None and not isinstance(level, int):
+            raise ValueError(f"ssl_cert_reqs is {level!r}: it must be CERT_REQUIRED, CERT_OPTIONAL, or CERT_NONE")
         elif level is None and not self.app.conf["redis_backend_use_ssl"]:
             raise ValueError(
                 "A rediss:// URL must have parameter ssl_cert_reqs and this must be set to CERT_REQUIRED, "
@@ -239,6 +249,13 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
             (library.InvalidResponse, library.ResponseError),
         )
 
+    def close(self) -> None:
+        """Let go of the connections; they are made anew when they are needed."""
+        if self._client is not None:
+            self._client.connection_pool.disconnect()
+            self._client = self._pool = None
+            self._scripts.clear()
+
     @property
     def ConnectionPool(self) -> Any:
         """The library's class of pools."""
@@ -250,6 +267,10 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         if self._client is None:
             self._client = self._create_client(**self.connparams)
         return self._client
+
+    @client.setter
+    def client(self, client: Any) -> None:
+        self._client = client
 
     def _create_client(self, **params: Any) -> Any:
         return self._get_client()(connection_pool=self._get_pool(**params))
@@ -307,7 +328,7 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
     def _set(self, key: Any, value: Any, expires: Any = None) -> None:
         with self.client.pipeline() as pipe:
             if expires:
-                pipe.setex(key, expires, value)
+                pipe.set(key, value, ex=expires)
             else:
                 pipe.set(key, value)
             pipe.publish(key, value)
@@ -361,7 +382,7 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
             result._maybe_set_cache(meta)
         return result.maybe_throw(propagate=propagate, callback=callback)
 
-    def get_many(  # type: ignore[override]
+    def get_many(
         self,
         task_ids: Iterable[Any],
         timeout: float | None = None,
@@ -465,9 +486,7 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
             raise chord_error
         return value
 
-    def on_chord_part_return(
-        self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any
-    ) -> None:
+    def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any) -> None:
         task_id, group_id, index = request.id, request.group, request.group_index
         if not group_id or not task_id:
             return
@@ -480,7 +499,7 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         keep = int(self.chord_expires or 0)
         join_timeout = float(self.app.conf["result_chord_join_timeout"] or 0)
         claim = max(1, int(2 * join_timeout))
-        count, added, size, claimed = self._script(
+        *_, claimed = self._script(
             CHORD_PART_RETURN_LUA,
             [*keys[:4], self.get_key_for_group(group_id), keys[4]],
             [task_id, entry, int(ordered), index, keep, max(keep, int(self.expires or 0)), claim, token],
@@ -530,7 +549,7 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
             logger.warning("Chord %r is sent by another worker: the claim has run out", group_id)
             return
         try:
-            callback.delay(values)
+            self.app.amqp._retry_publish(lambda: callback.delay(values))
         except Exception as error:
             logger.exception("Chord callback for %r raised: %r", group_id, error)
             reason = f"Callback error: {error!r}"
@@ -544,8 +563,8 @@ class SentinelBackend(RedisBackend):
     """Results in the Redis that sentinels name: ``sentinel://host:port/db;sentinel://host:port/db``."""
 
     _SERVER_SEPARATOR = ";"
-    sentinel: Any = redis.sentinel if redis is not None else None
-    connection_class_ssl: Any = redis.sentinel.SentinelManagedSSLConnection if redis is not None else None
+    sentinel: Any = getattr(redis, "sentinel", None)
+    connection_class_ssl: Any = getattr(sentinel, "SentinelManagedSSLConnection", None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if self.sentinel is None:
@@ -556,9 +575,8 @@ class SentinelBackend(RedisBackend):
         urls = [url for url in (self.url or "").split(";") if url]
         if include_password:
             return ";".join(urls)
-        from kombu.utils.url import maybe_sanitize_url
-
-        return ";".join(str(maybe_sanitize_url(url)) for url in urls)  # type: ignore[no-untyped-call]
+        censored: Any = maybe_sanitize_url
+        return ";".join(str(censored(url)) for url in urls)
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = dict(defaults, hosts=[])

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
-import kombu
-from kombu.common import maybe_declare
+from kombu import common, entity, messaging
 
 from zerocelery import states
 from zerocelery._state import get_current_task
 from zerocelery.backends.base import Backend, SyncBackendMixin
-from zerocelery.exceptions import TimeoutError
+from zerocelery.exceptions import TimeoutError as WaitTimeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ class BacklogLimitExceeded(Exception):
     """Too many messages to look through for one task's state."""
 
 
-class _NoExchange(kombu.Exchange):  # type: ignore[misc]
+class _NoExchange(entity.Exchange):
     """The exchange that is there without being declared."""
 
     can_cache_declaration = True
@@ -45,11 +43,17 @@ class RPCBackend(Backend, SyncBackendMixin):
     supports_autoexpire = True
     supports_native_join = True
 
-    retry_policy = {"max_retries": 20, "interval_start": 0, "interval_step": 1, "interval_max": 1}
+    retry_policy: ClassVar[dict[str, Any]] = {
+        "max_retries": 20,
+        "interval_start": 0,
+        "interval_step": 1,
+        "interval_max": 1,
+    }
 
     BacklogLimitExceeded = BacklogLimitExceeded
-    Consumer = kombu.Consumer
-    Producer = kombu.Producer
+    Consumer: Any = messaging.Consumer
+    Producer: Any = messaging.Producer
+    Queue: Any = entity.Queue
 
     def __init__(
         self,
@@ -76,7 +80,8 @@ class RPCBackend(Backend, SyncBackendMixin):
 
     def _create_exchange(self, name: str, type: str = "direct", delivery_mode: int = 2) -> Any:
         # the default exchange leads to every queue by its name
-        return _NoExchange("")
+        make: Any = _NoExchange
+        return make("")
 
     def _create_binding(self, task_id: str) -> Any:
         return self.binding
@@ -84,7 +89,7 @@ class RPCBackend(Backend, SyncBackendMixin):
     @property
     def binding(self) -> Any:
         """This process's reply queue."""
-        return kombu.Queue(
+        return self.Queue(
             self.oid, self.exchange, self.oid, durable=True, auto_delete=self.auto_delete, expires=self.expires or None
         )
 
@@ -156,7 +161,8 @@ class RPCBackend(Backend, SyncBackendMixin):
 
     def on_task_call(self, producer: Any, task_id: str) -> Any:
         if not get_current_task():
-            maybe_declare(self.binding(producer.channel), retry=True)
+            declare: Any = common.maybe_declare
+            declare(self.binding(producer.channel), retry=True)
 
     def on_result_fulfilled(self, result: Any) -> None:
         """Nothing is kept for a result that has come."""
@@ -186,7 +192,7 @@ class RPCBackend(Backend, SyncBackendMixin):
         connection, _ = self._channel()
         try:
             connection.drain_events(timeout=timeout)
-        except socket.timeout:
+        except TimeoutError:
             return
         except connection.connection_errors + connection.channel_errors:
             self._own = None
@@ -232,7 +238,7 @@ class RPCBackend(Backend, SyncBackendMixin):
                 return
             left = interval if deadline is None else min(interval, deadline - time.monotonic())
             if left <= 0:
-                raise TimeoutError("The operation timed out.")
+                raise WaitTimeout("The operation timed out.")
             if on_interval is not None:
                 on_interval()
             with self._lock:
@@ -254,6 +260,4 @@ class RPCBackend(Backend, SyncBackendMixin):
         return "rpc://"
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        return super().__reduce__(args, {"auto_delete": self.auto_delete, "persistent": self.persistent, **(kwargs or {})})
-
-
+        return super().__reduce__(args, {"auto_delete": self.auto_delete, "persistent": self.persistent})

@@ -19,7 +19,7 @@ from zerocelery.result import Unreadable, result_from_tuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from zerocelery.app.base import Celery
     from zerocelery.app.client import NodeClient
@@ -34,6 +34,9 @@ class NodeBackend:
     supports_autoexpire = True
     supports_native_join = True
     persistent = True
+    #: When a task fails, all that would have followed it in its chain ends with it.
+    tells_followers = True
+    is_async = True
     READY_STATES = states.READY_STATES
     UNREADY_STATES = states.UNREADY_STATES
     EXCEPTION_STATES = states.EXCEPTION_STATES
@@ -100,6 +103,40 @@ class NodeBackend:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
             on_interval()
+
+    def iter_native(
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[tuple[str, Any]]:
+        """Pairs of id and meta of a set's results, as they come; of a group within, its results.
+
+        Raises:
+            TimeoutError: not all came in time.
+        """
+        waiting: dict[str, AsyncResult[Any]] = {}
+        tokens: dict[str, int | None] = {}
+        for node in result.results:
+            if not hasattr(node, "_cache"):
+                yield node.id, node.results
+            elif node._cache is not None:
+                yield node.id, node._cache
+            else:
+                waiting[node.id] = node
+                tokens[node.id] = node._token
+        if not waiting:
+            return
+        for outcome in self.client.wait_each(tokens, timeout):
+            node = waiting[outcome.id]
+            meta = node._set_cache(self.meta_from(outcome))
+            if on_message is not None:
+                on_message(meta)
+            yield node.id, meta
 
     def meta_of(self, result: AsyncResult[Any]) -> dict[str, Any]:
         """The meta of an AsyncResult's task, asking the node only where it has to."""
@@ -168,6 +205,17 @@ class NodeBackend:
         if info.extended:
             meta.update(info.extended)
         return meta
+
+    def value_from(self, outcome: wire.Result) -> Any:
+        """The value of an engine's result; of one that is no success, the exception.
+
+        Raises:
+            Exception: it can't be read here.
+        """
+        value = self.meta_from(outcome)["result"]
+        if type(value) is Unreadable:
+            raise value.error
+        return value
 
     def _children_from(self, children: list[Any] | None) -> list[Any]:
         if not children:
@@ -241,6 +289,48 @@ class NodeBackend:
         run.worker.update(state, value, content_type=content_type, info=packed)
         return result
 
+    # ── groups and chords ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def is_cached(self, task_id: str) -> bool:
+        """Whether a look at this task's result asks the node: it always may."""
+        return True
+
+    def ensure_chords_allowed(self) -> None:
+        """They are: the node counts a header's members itself."""
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """Let the chord whose member runs here wait for this task, too; it has to be sent after this."""
+        frame = _state.worker_frame()
+        run = frame.source if frame is not None else None
+        gather = getattr(getattr(run, "task", None), "gather", None)
+        if gather is None:
+            raise ValueError("Current task is not member of any chord")
+        self.client.grow(gather, [result.id], confirmed=True)
+
+    def save_group(self, group_id: str, result: Any) -> Any:
+        """Store which results a group has."""
+        content_type, value, info = self.encode(result.as_tuple(), {})
+        outcome = wire.Result(
+            id=_group_key(group_id),
+            state=states.SUCCESS,
+            final=True,
+            content_type=content_type,
+            value=value,
+            info=info,
+            finished=time.time(),
+        )
+        self.client.put(outcome, self.app.sender.keep)
+        return result
+
+    def restore_group(self, group_id: str, cache: bool = True) -> Any:
+        """A group's result, as it was saved; None where it was not."""
+        outcome = self.client.peek(_group_key(group_id), None)
+        return None if outcome is None else result_from_tuple(self.value_from(outcome), self.app)
+
+    def delete_group(self, group_id: str) -> None:
+        """Forget which results a group has."""
+        self.client.forget([_group_key(group_id)])
+
     def process_cleanup(self) -> None:
         """Called after each task."""
 
@@ -257,6 +347,11 @@ def loss_exception(outcome: wire.Result) -> Exception:
         return TaskRevokedError(loss.kind if loss.kind == "expired" else loss.message)
     text = "; ".join([loss.message, *loss.history]) if loss.kind == "dead" else loss.message
     return WorkerLostError(text)
+
+
+def _group_key(group_id: str) -> str:
+    """The id under which a group is saved; no task has it."""
+    return f"taskset:{group_id}"
 
 
 def iso_date(seconds: float) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -233,3 +234,29 @@ def node_name(text: str | None) -> str:
 def environment(pairs: Sequence[tuple[str, str | None]]) -> None:
     """Hand the program's options to every app of this process and its children, as Celery does: by environment."""
     os.environ.update({name: value for name, value in pairs if value})
+
+
+@contextlib.contextmanager
+def pid_file(path: str | None, *, what: str) -> Iterator[None]:
+    """Keep this process's pid in a file for as long as it runs; refuse where another's is.
+
+    Arguments:
+        what: what runs, for the message.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+    except FileExistsError as error:
+        raise CommandError(
+            f"the pid file {path} is there already: stop that {what}, or remove what a killed one left"
+        ) from error
+    except OSError as error:
+        raise CommandError(f"the pid file {path} can't be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

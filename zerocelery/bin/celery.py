@@ -17,6 +17,7 @@ from zerocelery.engine.errors import AddressError, EngineError, NodeRunning, Nod
 
 #: Each command's module and its line in the help: a command's own module is imported when it is called.
 COMMANDS = {
+    "beat": ("zerocelery.bin.beat", "Send periodic tasks when they are due."),
     "keygen": ("zerocelery.bin.keygen", "Make the keys of a node that other machines may reach."),
     "node": ("zerocelery.bin.node", "Run the node alone, as a service."),
     "status": ("zerocelery.bin.status", "Show the node, its queues and its workers."),

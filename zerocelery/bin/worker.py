@@ -238,6 +238,9 @@ def worker(
     logfile: str | None,
 ) -> None:
     """Start a worker. Where no node answers at the app's address, it brings one up."""
+    from zerocelery.app.client import is_node
+    from zerocelery.app.intake import run_broker_worker
+    from zerocelery.app.utils import censored_url
     from zerocelery.engine.address import parse_address
     from zerocelery.engine.pool import run_worker
 
@@ -252,12 +255,15 @@ def worker(
     )
     if conf.worker_hijack_root_logger:
         setup_logging(factory.loglevel, logfile, format=factory.log_format)
-    address = parse_address(cli.broker or conf.broker_read_url or conf.broker_url or "zmq://")
+    if cli.broker:
+        conf.broker_url = cli.broker
+    url = conf.broker_read_url or conf.broker_url or "zmq://"
+    on_node = is_node(url)
     app = ready_app(cli.app_name, factory.include)
     plan = Plan(
         name=node_name(hostname),
         app=f"{app.main or 'no name'} ({cli.app_name})" if cli.app_name else "none (-A names one)",
-        address=address.url,
+        address=parse_address(url).url if on_node else censored_url(url),
         pool=pool or worker_pool(conf.worker_pool or "prefork"),
         concurrency=concurrency or concurrency_number(conf.worker_concurrency or AUTO_CONCURRENCY),
         queues=_served_queues(app, queues, exclude_queues or ()),
@@ -266,8 +272,8 @@ def worker(
     if not cli.quiet:
         cli.echo(plan.banner(all_tasks=factory.loglevel <= logging.INFO))
     with _pid_file(pidfile):
-        code = run_worker(
-            address=address,
+        run = functools.partial(run_worker, address=url) if on_node else functools.partial(run_broker_worker, app)
+        code = run(
             strategy_factory=factory,
             pool=plan.pool,
             concurrency=plan.concurrency,

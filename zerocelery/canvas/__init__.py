@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from zerocelery.canvas.chain import _chain, _fold_chain, _merge_chain_step, chain
-from zerocelery.canvas.chord import _chord, _clear_chord_option, _maybe_group, _strip_chord_header_links, chord
-from zerocelery.canvas.group import group, maybe_unroll_group
+from zerocelery.canvas.chains import _chain, _fold_chain, _merge_chain_step, chain
+from zerocelery.canvas.chords import _chord, _clear_chord_option, _maybe_group, _strip_chord_header_links, chord
+from zerocelery.canvas.groups import group, maybe_unroll_group
 from zerocelery.canvas.maps import chunks, xmap, xstarmap
 from zerocelery.canvas.signature import Signature, maybe_signature, maybe_subtask, signature, subtask
 from zerocelery.canvas.stamping import StampingVisitor

@@ -107,7 +107,7 @@ class chunks(Signature):
 
     def group(self) -> Any:
         """The group of starmaps that this is."""
-        from zerocelery.canvas.group import group
+        from zerocelery.canvas.groups import group
 
         task, n = self["kwargs"]["task"], self["kwargs"]["n"]
         items = iter(self["kwargs"]["it"])

@@ -179,14 +179,7 @@ class Signature(_Base):
         """A copy, with more arguments before and options over its own."""
         args, kwargs, options = self._merge(args, kwargs, options)
         twin = Signature.from_dict(
-            {
-                "task": self["task"],
-                "args": tuple(args),
-                "kwargs": dict(kwargs),
-                "options": copied_options(options),
-                "subtask_type": self.get("subtask_type"),
-                "immutable": self.get("immutable", False),
-            },
+            {**self, "args": tuple(args), "kwargs": dict(kwargs), "options": copied_options(options)},
             app=self._app,
         )
         twin._type = self._type
@@ -320,9 +313,13 @@ class Signature(_Base):
 
     def __or__(self, other: Any) -> Any:  # type: ignore[override]
         """``a | b``: a chain, in which b gets a's result."""
-        from zerocelery.canvas.chain import joined
+        from zerocelery.canvas.chains import joined
 
         return joined(self, other)
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[override,misc]
+        # a dict would take the other's items over
+        return self.__or__(other)
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

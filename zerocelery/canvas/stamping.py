@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from zerocelery.canvas.chord import chord
+    from zerocelery.canvas.chords import chord
     from zerocelery.canvas.signature import Signature
 
 __all__ = ("StampingVisitor",)
@@ -43,7 +43,7 @@ class StampingVisitor(metaclass=ABCMeta):
 
     def on_chord_header_start(self, sig: chord, **header: Any) -> dict[str, Any]:
         """Stamps of a chord's header; those of a group unless they are said here."""
-        from zerocelery.canvas.group import group
+        from zerocelery.canvas.groups import group
 
         if not isinstance(sig.tasks, group):
             sig.tasks = group(sig.tasks, app=sig._app)
@@ -77,12 +77,14 @@ def merge(into: dict[str, Any], other: dict[str, Any], *, collect: bool) -> None
             into[key] = value
             continue
         mine = into[key]
+        if collect and isinstance(mine, (int, float, str)):
+            mine = [mine]
         if isinstance(mine, dict):
             merge(mine, value, collect=collect)
         elif isinstance(mine, list) and isinstance(value, list):
             into[key] = [*mine, *value]
         elif collect:
-            known = [] if mine is None else [mine] if isinstance(mine, (int, float, str)) else list(mine)
+            known = [] if mine is None else list(mine)
             into[key] = [*known, value]
 
 

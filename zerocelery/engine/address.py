@@ -68,6 +68,12 @@ class Address:
         return self._endpoint("leases", 2)
 
     @property
+    def words(self) -> Path:
+        """Where workers of this machine keep their words, and the only place where a node looks for one."""
+        # A TCP node's directory is its own affair: its workers don't know it.
+        return (self.directory if self.is_ipc else state_home()) / "workers"
+
+    @property
     def start_command(self) -> str:
         """What a person types to start a node here."""
         return f"zerocelery node -b {self.url}"
@@ -155,7 +161,9 @@ def prepare_directory(directory: Path) -> None:
         AddressError: it can't be made, is another user's, or is open to others.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)  # whatever the umask has taken away
     except OSError as error:
         raise AddressError(f"the node's directory {directory} can't be made: {error.strerror}") from error
     check_directory(directory)

@@ -52,6 +52,9 @@ _REJOIN_SECONDS: Final = 20.0
 
 _MAX_NAMES: Final = 10_000
 
+#: The largest number from outside that goes on to the journal, whose integers have 64 bits.
+_MOST: Final = 1 << 62
+
 
 class Processes(Protocol):
     """What the collector asks of the machine about workers' processes; every answer may be 'unknown'."""
@@ -179,7 +182,8 @@ class Collector:
         if isinstance(message, wire.Gather):
             self._open(message.group)
         elif isinstance(message, wire.Grow):
-            self.groups.grow(message.id, message.members)
+            now = self.clock.wall()
+            self._accept_body(self.groups.grow(message.id, message.members, close=message.close, now=now), now)
         else:
             self._conclude(message.result, message.keep, (), True)
         self._taken(message.inbox, message.seq)
@@ -211,6 +215,9 @@ class Collector:
             if last is None:
                 # Unknown here: a new producer, or one that another journal knew. Its lowest unacknowledged number is
                 # the next that is taken.
+                last = -1
+            if last < hello.lowest - 1 < _MOST:
+                # Of a known one, the journal has lost what was receipted (a power cut, an old copy of the file).
                 self._inboxes[hello.inbox] = last = hello.lowest - 1
             self.publisher.welcome(hello.inbox, last)
         else:
@@ -301,6 +308,8 @@ class Collector:
         self._came_back = True
         self._recount(worker)
         self._ready.pop(worker_id, None)  # it joins again when it is connected again
+        if not worker.held:
+            self._drop(worker)  # it may never be: nobody would tell of the end of another machine's idle worker
 
     # ── from workers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -391,6 +400,10 @@ class Collector:
         return True
 
     def _done(self, worker: WorkerState, done: wire.Done) -> None:
+        if done.number != worker.acked + 1:
+            # One before it was lost with a connection: the worker is to bring all that has no answer.
+            self._send(worker.id, wire.Rejoin(wire.VERSION))
+            return
         worker.acked = done.number
         worker.beat = self.clock.monotonic()
         worker.busy = done.busy
@@ -414,7 +427,7 @@ class Collector:
                 self._follow_up(raw, now)
             self._record(entry, report, now)
             for ending in report.endings:
-                self._conclude(ending.result, ending.keep, (), ending.store, gather=ending.gather)
+                self._conclude(ending.result, ending.keep, ending.topics, ending.store, gather=ending.gather)
         if not worker.held:
             worker.seconds = 0.0
 
@@ -438,12 +451,16 @@ class Collector:
             return
         head = entry.head
         if report.store:
-            keep = self.limits.result_expires if head.keep is None else head.keep
-            if keep > 0:
-                self.journal.result(result.id, result.state, int(now + keep), bytes(report.result))
+            self._store(result, report.result, head.keep, now)
             self.publisher.result(result.id, report.result, head.topics, final=result.final)
         if head.flags & wire.MEMBER and result.final:
             self._count(_gather_of(entry), result, bytes(report.result), now)
+
+    def _store(self, result: wire.ResultHead, raw: Raw | bytes, keep: float | None, now: float) -> None:
+        """Keep a result in the journal for as long as its task, or else the node, says."""
+        keep = self.limits.result_expires if keep is None else keep
+        if keep > 0:
+            self.journal.result(result.id, result.state, int(min(now + keep, _MOST)), bytes(raw), int(now))
 
     def _conclude(
         self, raw: Raw, keep: float | None, topics: tuple[str, ...], store: bool, *, gather: str | None = None
@@ -455,9 +472,7 @@ class Collector:
             return
         now = self.clock.wall()
         if store:
-            keep = self.limits.result_expires if keep is None else keep
-            if keep > 0:
-                self.journal.result(result.id, result.state, int(now + keep), bytes(raw))
+            self._store(result, raw, keep, now)
             self.publisher.result(result.id, raw, topics, final=result.final)
         if gather is not None:
             self._count(gather, result, bytes(raw), now)
@@ -466,7 +481,10 @@ class Collector:
         """Count a member's end, and accept the body with the last one."""
         if gather is None:
             return
-        body = self.groups.ended(gather, result.id, raw, well=result.state == wire.SUCCESS, now=now)
+        self._accept_body(self.groups.ended(gather, result.id, raw, well=result.state == wire.SUCCESS, now=now), now)
+
+    def _accept_body(self, body: wire.Task | None, now: float) -> None:
+        """Queue the body of a group all of whose members have ended."""
         if body is None:
             return
         encoded = wire.encode(body)
@@ -528,11 +546,8 @@ class Collector:
         if entry is None or isinstance(result, wire.Malformed):
             self.counters.late += 1
             return
-        keep = self.limits.result_expires if entry.head.keep is None else entry.head.keep
-        if keep > 0:
-            expires = int(self.clock.wall() + keep)
-            self.journal.result(result.id, result.state, expires, bytes(update.result))
-            self.journal.write()
+        self._store(result, update.result, entry.head.keep, self.clock.wall())
+        self.journal.write()
         self.publisher.result(result.id, update.result, entry.head.topics, final=False)
 
     def _bye(self, worker: WorkerState, bye: wire.Bye) -> None:
@@ -712,9 +727,7 @@ class Collector:
         result = wire.Result(id=head.id, state=state, final=True, content_type=wire.LOSS_TYPE, value=loss, finished=now)
         raw = wire.encode(result)
         if not entry.flags & wire.IGNORE_RESULT:
-            keep = self.limits.result_expires if head.keep is None else head.keep
-            if keep > 0:
-                self.journal.result(head.id, state, int(now + keep), raw)
+            self._store(wire.ResultHead(head.id, state, True), raw, head.keep, now)
         self.publisher.result(head.id, Raw(raw), head.topics, final=True)
         if head.flags & (wire.MEMBER | wire.AFTERMATH):
             self._follow_loss(entry, raw, now)

@@ -16,10 +16,10 @@ from msgspec import Raw
 
 from zerocelery.engine import wire
 
-#: Verdicts in the journal: a member that was added later and has not ended, and the two ways to end.
-ADDED: Final = 0
+#: Verdicts in the journal: the two ways to end, and, beside them or alone, that the member was added later.
 WELL: Final = 1
 BADLY: Final = 2
+ADDED: Final = 4
 
 #: Groups in memory, and the bytes of results that one of them keeps there; what is beyond is read from the journal.
 _IN_MEMORY: Final = 2_000
@@ -31,6 +31,7 @@ class Parts(Protocol):
 
     def group(self, gather: str, seen: int, raw: bytes) -> None: ...
     def part(self, gather: str, task_id: str, verdict: int, raw: bytes) -> None: ...
+    def mark_added(self, gather: str, task_id: str, verdict: int) -> None: ...
     def close_group(self, gather: str) -> None: ...
     def find_group(self, gather: str) -> bytes | None: ...
     def parts(self, gather: str) -> list[tuple[str, int, bytes]]: ...
@@ -40,10 +41,11 @@ class Parts(Protocol):
 class _Group:
     """One open group in memory."""
 
-    __slots__ = ("added", "bytes", "done", "last", "made", "results")
+    __slots__ = ("added", "bytes", "closed", "done", "last", "made", "results")
 
     def __init__(self, made: wire.Gathering) -> None:
         self.made = made
+        self.closed = made.closed
         self.added: dict[str, None] = {}
         self.done: dict[str, int] = {}  # task id → verdict, in the order of their ends
         self.results: dict[str, bytes] | None = {}
@@ -92,15 +94,27 @@ class Groups:
         if len(self._groups) > _IN_MEMORY:
             self._groups.popitem(last=False)
 
-    def grow(self, gather: str, members: Iterable[str]) -> None:
-        """Wait for these, too; a group whose body was accepted already has no more members."""
+    def grow(self, gather: str, members: Iterable[str], *, close: bool, now: float) -> wire.Task | None:
+        """Wait for these, too, and with ``close`` for nobody else; gives the body where all have ended.
+
+        A group whose body was accepted already has no more members.
+        """
         group = self._find(gather)
         if group is None:
-            return
+            return None
         for task_id in members:
             if task_id not in group.added and task_id not in group.made.members:
                 group.added[task_id] = None
-                self.journal.part(gather, task_id, ADDED, b"")
+                if task_id not in group.done:
+                    self.journal.part(gather, task_id, ADDED, b"")
+                else:
+                    # it ended before its place was told: let the journal know that it is one of the group's
+                    self.journal.mark_added(gather, task_id, ADDED)
+        if close and not group.closed:
+            group.closed = True
+            group.made = msgspec.structs.replace(group.made, closed=True)
+            self.journal.group(gather, int(now), wire.encode(group.made))
+        return self._finished(gather, group, now)
 
     def ended(self, gather: str, task_id: str, raw: bytes, *, well: bool, now: float) -> wire.Task | None:
         """Count a member's end; gives the body where this was the last one."""
@@ -111,8 +125,11 @@ class Groups:
         group.done[task_id] = verdict
         group.last = task_id
         group.keep(task_id, raw)
-        self.journal.part(gather, task_id, verdict, raw)
-        if len(group.done) < group.size:
+        self.journal.part(gather, task_id, verdict | (ADDED if task_id in group.added else 0), raw)
+        return self._finished(gather, group, now)
+
+    def _finished(self, gather: str, group: _Group, now: float) -> wire.Task | None:
+        if not group.closed or len(group.done) < group.size:
             return None
         self._groups.pop(gather, None)
         body = self._body(gather, group, now)
@@ -153,10 +170,10 @@ class Groups:
         group = _Group(made)
         group.results = None
         for task_id, verdict, _ in self.journal.parts(gather):
-            if verdict == ADDED or task_id not in made.members:
+            if verdict & ADDED:
                 group.added[task_id] = None
-            if verdict != ADDED:
-                group.done[task_id] = verdict
+            if verdict & ~ADDED:
+                group.done[task_id] = verdict & ~ADDED
                 group.last = task_id
         self._remember(gather, group)
         return group

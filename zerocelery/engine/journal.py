@@ -1,24 +1,32 @@
-"""The node's durable state: SQLite in WAL mode, one transaction per loop turn.
+"""The node's durable state: SQLite, and before it a log to which each loop turn is appended in one write.
 
-A turn's changes are collected in lists and written by ``executemany`` just before the commit, because a commit and a
-statement cost more than a row. Receipts, leases and results leave the node only after the commit.
+A turn's changes are collected in lists. ``commit`` appends them to the log as one checked record, and what the turn has
+to say may leave the node. The changes of many turns are applied to SQLite together: when there are some hundred, when
+something has to be read that they may concern, or when the node has nothing else to do. A task that was accepted and
+has ended in between never reaches the tables at all, so a short task costs two appends instead of two transactions.
+
+Applying is one SQLite transaction, which also counts the log's *generation* up: records of an older generation are
+dead, and their space is written over. A node that was killed finds the tables as of the last applying and the log's
+records since; opening the journal applies them, up to the first one that is not whole (it was never acknowledged).
 
 Tasks are clustered by *key*: queue number, then inverted priority, then arrival. So the rows of one queue lie in the
 order in which they are handed out, and a backlog is read in pages with no second index.
 
 Durability:
     none     in memory only.
-    process  survives the death of any process: committed pages are in the kernel's hands (synchronous=NORMAL).
-    power    survives a power cut: every commit is flushed to the disk (synchronous=FULL).
+    process  survives the death of any process: what is committed is in the kernel's hands.
+    power    survives a power cut: every commit is flushed to the disk (fdatasync; SQLite's synchronous=FULL).
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 import msgspec
 
@@ -58,6 +66,13 @@ CREATE TABLE parts(gather TEXT NOT NULL, id TEXT NOT NULL, verdict INTEGER NOT N
 """,
 }
 
+#: Changes are applied to SQLite when there are so many, or so many bytes of them: some milliseconds of work.
+_APPLY_ROWS: Final = 512
+_APPLY_BYTES: Final = 4 << 20
+
+#: Before each record of the log: its length and its checksum.
+_RECORD: Final = struct.Struct("<II")
+
 _INSERT_TASK = "INSERT INTO tasks VALUES(?,?,?)"
 _DELETE_TASK = "DELETE FROM tasks WHERE key=?"
 _HOLD = "INSERT INTO held VALUES(?,?,?)"
@@ -65,15 +80,88 @@ _HOLD = "INSERT INTO held VALUES(?,?,?)"
 _MARK = "INSERT OR REPLACE INTO marks VALUES(?,?,?,?,?)"
 _PART = "INSERT OR REPLACE INTO parts VALUES(?,?,?,?)"
 _END_LEASE = "DELETE FROM marks WHERE kind='lease' AND id=?"
-# A stored SUCCESS is never overwritten, whatever comes later (as in Celery 5.7).
+# A stored SUCCESS is never overwritten, whatever comes later (as in Celery 5.7), unless its time is over.
 _RESULT = (
     "INSERT INTO results(id,state,expires,raw) VALUES(?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
-    "state=excluded.state, expires=excluded.expires, raw=excluded.raw WHERE results.state<>'SUCCESS'"
+    "state=excluded.state, expires=excluded.expires, raw=excluded.raw WHERE results.state<>'SUCCESS' "
+    "OR results.expires<=?"
 )
 
 
+_TaskRow = tuple[int, int, bytes]
+_HeldRow = tuple[int, float, bytes]
+_MarkRow = tuple[str, int | str, int, int, bytes | None]
+_ResultRow = tuple[str, str, int, bytes, int]
+_PartRow = tuple[str, str, int, bytes]
+
+
+class _Turn(msgspec.Struct, array_like=True):
+    """A record of the log: the changes of one turn, of this generation."""
+
+    generation: int
+    inserts: list[_TaskRow]
+    removals: list[int]
+    holds: list[_HeldRow]
+    marks: list[_MarkRow]
+    ended: list[int]
+    results: list[_ResultRow]
+    parts: list[_PartRow]
+
+
+def _changes(turn: _Turn) -> bool:
+    return bool(
+        turn.inserts or turn.removals or turn.marks or turn.results or turn.ended or turn.holds or turn.parts
+    )  # fmt: skip
+
+
+class _Pending:
+    """Changes that are in the log and not in SQLite yet; what undoes itself leaves no trace."""
+
+    __slots__ = ("bytes", "ended", "holds", "inserts", "marks", "parts", "removals", "results")
+
+    def __init__(self) -> None:
+        self.inserts: dict[int, _TaskRow] = {}
+        self.removals: list[tuple[int]] = []
+        self.holds: list[_HeldRow] = []
+        self.marks: dict[int | str, _MarkRow] = {}
+        self.ended: list[tuple[int]] = []
+        self.results: list[_ResultRow] = []
+        self.parts: list[_PartRow] = []
+        self.bytes = 0
+
+    def rows(self) -> int:
+        return (
+            len(self.inserts) + len(self.removals) + len(self.holds) + len(self.marks) + len(self.ended)
+            + len(self.results) + len(self.parts)
+        )  # fmt: skip
+
+    def take(self, turn: _Turn) -> None:
+        """Add a turn's changes, and empty its lists."""
+        inserts, marks = self.inserts, self.marks
+        for row in turn.inserts:
+            inserts[row[0]] = row
+        for key in turn.removals:
+            if inserts.pop(key, None) is None:
+                self.removals.append((key,))
+        for mark in turn.marks:
+            marks[mark[1]] = mark
+        for number in turn.ended:
+            if marks.pop(number, None) is None:
+                self.ended.append((number,))
+        self.holds += turn.holds
+        self.results += turn.results
+        self.parts += turn.parts
+        for rows in (turn.inserts, turn.removals, turn.holds, turn.marks, turn.ended, turn.results, turn.parts):
+            rows.clear()
+
+    def clear(self) -> None:
+        for rows in (self.inserts, self.removals, self.holds, self.marks, self.ended, self.results, self.parts):
+            rows.clear()
+        self.bytes = 0
+
+
 class Journal:
-    """The tables, and the changes of the current turn.
+    """The log, the tables, and the changes of the current turn.
 
     Arguments:
         path: the database file; None keeps everything in memory.
@@ -86,16 +174,19 @@ class Journal:
     def __init__(self, path: Path | None, *, durability: Durability = "process") -> None:
         self.path = None if durability == "none" else path
         self.durability = durability
-        self._inserts: list[tuple[int, int, bytes]] = []
-        self._removals: list[tuple[int]] = []
-        self._holds: list[tuple[int, float, bytes]] = []
-        self._marks: dict[object, tuple[str, object, int, int, bytes | None]] = {}
-        self._ended: list[tuple[int]] = []
-        self._results: list[tuple[str, str, int, bytes]] = []
-        self._parts: list[tuple[str, str, int, bytes]] = []
+        self._turn = _Turn(0, [], [], [], [], [], [], [])
+        self._pending = _Pending()
         self._others: list[tuple[str, tuple[object, ...]]] = []
         self._open = False  # a transaction is open
+        self._log = -1
+        self._logged = 0  # bytes of this generation's records
         self._db = self._connect()
+        if self.path is not None:
+            try:
+                self._open_log(self.path)
+            except (sqlite3.Error, OSError) as error:
+                self._db.close()
+                raise self._unusable(str(self.path), error) from error
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -106,6 +197,9 @@ class Journal:
                 # Made here, so that it never exists with other modes than this; SQLite's -wal and -shm copy them.
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             db = sqlite3.connect(name, isolation_level=None, cached_statements=64)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(name, error) from error
+        try:
             # The node's lock makes it the only user anyway; so SQLite needs no shared index, and no locks each turn.
             db.execute("PRAGMA locking_mode=EXCLUSIVE")
             db.execute("PRAGMA journal_mode=WAL")
@@ -116,11 +210,19 @@ class Journal:
             self._check(db)
             self._prepare(db)
         except (sqlite3.Error, OSError) as error:
-            raise JournalError(
-                f"the journal {name} can't be opened: {error}. Where the file is damaged, what can be read of it is "
-                f"saved by: sqlite3 {name} .recover | sqlite3 saved.db"
-            ) from error
+            db.close()
+            raise self._unusable(name, error) from error
+        except JournalError:
+            db.close()
+            raise
         return db
+
+    @staticmethod
+    def _unusable(name: str, error: Exception) -> JournalError:
+        return JournalError(
+            f"the journal {name} can't be opened: {error}. Where the file is damaged, what can be read of it is "
+            f"saved by: sqlite3 {name} .recover | sqlite3 saved.db"
+        )
 
     def _check(self, db: sqlite3.Connection) -> None:
         if self.path is None or self.path.stat().st_size > _CHECK_UP_TO_BYTES:
@@ -141,45 +243,75 @@ class Journal:
             script = missing if version else _SCHEMA + missing
             db.executescript(f"BEGIN;{script}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
 
+    def _open_log(self, path: Path) -> None:
+        """Open the log, and apply what a node that was killed has left in it."""
+        self._log = os.open(path.with_suffix(".log"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._turn.generation = int(self.find_meta("log") or 0)
+        with os.fdopen(os.dup(self._log), "rb") as file:
+            while (turn := _read_record(file)) is not None and turn.generation == self._turn.generation:
+                self._pending.take(turn)
+                self._logged = file.tell()
+        if self._logged:
+            self.apply()
+
     def close(self) -> None:
-        """Commit what is open and let go of the file."""
+        """Commit what is open and let go of the files."""
         self.commit()
+        self.apply()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the files as they are, as the end of the process would."""
         self._db.close()
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
 
     # ── this turn's changes ──────────────────────────────────────────────────────────────────────────────────────────
 
     def insert(self, key: int, losses: int, raw: bytes) -> None:
-        self._inserts.append((key, losses, raw))
+        self._turn.inserts.append((key, losses, raw))
+        self._pending.bytes += len(raw)
 
     def remove(self, key: int) -> None:
-        self._removals.append((key,))
+        self._turn.removals.append(key)
 
     def hold(self, n: int, due: float, raw: bytes) -> None:
-        self._holds.append((n, due, raw))
+        self._turn.holds.append((n, due, raw))
+        self._pending.bytes += len(raw)
 
     def lease(self, n: int, worker: str, entries: bytes) -> None:
-        self._marks[n] = ("lease", n, 0, 0, msgpack_encode((worker, entries)))
+        self._turn.marks.append(("lease", n, 0, 0, msgpack_encode((worker, entries))))
 
     def end_lease(self, n: int) -> None:
-        self._ended.append((n,))
+        self._turn.ended.append(n)
 
-    def result(self, task_id: str, state: str, expires: int, raw: bytes) -> None:
-        self._results.append((task_id, state, expires, raw))
+    def result(self, task_id: str, state: str, expires: int, raw: bytes, now: int) -> None:
+        self._turn.results.append((task_id, state, expires, raw, now))
+        self._pending.bytes += len(raw)
 
     def group(self, gather: str, seen: int, raw: bytes) -> None:
         """Remember an open group."""
         self._others.append(("INSERT OR REPLACE INTO groups VALUES(?,?,?)", (gather, seen, raw)))
 
     def part(self, gather: str, task_id: str, verdict: int, raw: bytes) -> None:
-        """Remember a member that was added to a group, or has ended (:mod:`zerocelery.engine.groups` has the verdicts)."""
-        self._parts.append((gather, task_id, verdict, raw))
+        """Remember a member that was added to a group, or has ended (the verdicts: :mod:`zerocelery.engine.groups`)."""
+        self._turn.parts.append((gather, task_id, verdict, raw))
+        self._pending.bytes += len(raw)
+
+    def mark_added(self, gather: str, task_id: str, verdict: int) -> None:
+        """Add to the verdict of a member that has ended already."""
+        self._others.append(("UPDATE parts SET verdict=verdict|? WHERE gather=? AND id=?", (verdict, gather, task_id)))
 
     def close_group(self, gather: str) -> None:
         self._others.append(("DELETE FROM groups WHERE id=?", (gather,)))
         self._others.append(("DELETE FROM parts WHERE gather=?", (gather,)))
 
     def inbox(self, inbox: str, last: int, seen: int) -> None:
-        self._marks[inbox] = ("inbox", inbox, last, seen, None)
+        marks = self._turn.marks
+        if marks and marks[-1][1] == inbox:
+            marks.pop()  # said again in the same turn
+        marks.append(("inbox", inbox, last, seen, None))
 
     def lost(self, key: int, losses: int, what: str) -> None:
         """One more worker was lost with this task."""
@@ -204,7 +336,9 @@ class Journal:
         self._others.append(("INSERT INTO queues VALUES(?,?)", (number, name)))
 
     def forget(self, ids: Iterable[str]) -> None:
-        self._others.extend(("DELETE FROM results WHERE id=?", (i,)) for i in ids)
+        self.write()  # what was stored before is forgotten, what is stored after is not
+        self._begin()
+        self._db.executemany("DELETE FROM results WHERE id=?", [(i,) for i in ids])
 
     def callable(self, digest: str, blob: bytes, now: int) -> None:
         self._others.append(("INSERT OR REPLACE INTO callables VALUES(?,?,?)", (digest, now, blob)))
@@ -215,24 +349,21 @@ class Journal:
     # ── transaction ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def write(self) -> None:
-        """Give the turn's changes to SQLite, so that what is read next sees them; durable only after ``commit``."""
-        many = (
-            (_INSERT_TASK, self._inserts),
-            (_HOLD, self._holds),
-            (_DELETE_TASK, self._removals),
-            (_END_LEASE, self._ended),
-            (_RESULT, self._results),
-            (_PART, self._parts),
-        )
-        if self._marks:
+        """Give all changes to SQLite, so that what is read next sees them; this turn's are durable after ``commit``."""
+        pending = self._pending
+        if _changes(self._turn):
+            pending.take(self._turn)
+        if pending.rows():
             self._begin()
-            self._db.executemany(_MARK, self._marks.values())
-            self._marks.clear()
-        for sql, rows in many:
-            if rows:
-                self._begin()
-                self._db.executemany(sql, rows)
-                rows.clear()
+            many = self._db.executemany
+            many(_MARK, pending.marks.values())
+            many(_INSERT_TASK, pending.inserts.values())
+            many(_HOLD, pending.holds)
+            many(_DELETE_TASK, pending.removals)
+            many(_END_LEASE, pending.ended)
+            many(_RESULT, pending.results)
+            many(_PART, pending.parts)
+            pending.clear()
         if self._others:
             self._begin()
             for sql, values in self._others:
@@ -241,11 +372,46 @@ class Journal:
 
     def commit(self) -> None:
         """Make the turn durable; returns when it is."""
-        self.write()
-        if self._open:
+        turn = self._turn
+        pending = self._pending
+        if self._open or self._others or pending.bytes > _APPLY_BYTES or pending.rows() > _APPLY_ROWS:
+            self.apply()
+        elif _changes(turn):
             failpoint("journal.before_commit")
-            self._db.execute("COMMIT")
-            self._open = False
+            self._append(turn)
+            pending.take(turn)
+
+    def _append(self, turn: _Turn) -> None:
+        if self._log < 0:
+            return
+        payload = msgpack_encode(turn)
+        record = _RECORD.pack(len(payload), zlib.crc32(payload)) + payload
+        written = os.pwrite(self._log, record, self._logged)
+        if written < len(record):  # a full disk takes a part first, and says so the next time
+            os.pwrite(self._log, record[written:], self._logged + written)
+        if self.durability == "power":
+            os.fdatasync(self._log)
+        self._logged += len(record)
+
+    def apply(self) -> None:
+        """Bring the tables up to date, this turn included, in one transaction that ends the log's generation."""
+        self.write()
+        if not self._open:
+            return
+        generation = self._turn.generation
+        if self._logged:
+            generation += 1
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES('log',?)", (generation,))
+        failpoint("journal.before_commit")
+        self._db.execute("COMMIT")
+        self._open = False
+        self._turn.generation = generation
+        self._logged = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether the tables lack something that is in the log."""
+        return bool(self._pending.rows())
 
     def _begin(self) -> None:
         if not self._open:
@@ -256,25 +422,30 @@ class Journal:
 
     def page(self, after: int, before: int, limit: int) -> list[tuple[int, int, bytes]]:
         """Waiting and leased tasks with ``after < key < before``, in hand-out order."""
+        self.write()
         return self._db.execute(
             "SELECT key, losses, raw FROM tasks WHERE key>? AND key<? ORDER BY key LIMIT ?", (after, before, limit)
         ).fetchall()
 
     def task(self, key: int) -> tuple[int, bytes] | None:
+        self.write()
         row: tuple[int, bytes] | None = self._db.execute("SELECT losses, raw FROM tasks WHERE key=?", (key,)).fetchone()
         return row
 
     def counts(self, shift: int) -> dict[int, int]:
         """How many tasks each queue number has (``key >> shift``)."""
+        self.write()
         return dict(self._db.execute("SELECT key>>?, count(*) FROM tasks GROUP BY 1", (shift,)))
 
     def held_raws(self) -> Iterator[bytes]:
         """Every task that waits for its ETA."""
+        self.write()
         for (raw,) in self._db.execute("SELECT raw FROM held"):
             yield raw
 
     def take_due(self, now: float, limit: int) -> list[tuple[int, bytes]]:
         """Remove and give the tasks whose time has come, the earliest first."""
+        self.write()
         rows: list[tuple[int, bytes]] = self._db.execute(
             "SELECT n, raw FROM held WHERE due<=? ORDER BY due, n LIMIT ?", (now, limit)
         ).fetchall()
@@ -284,11 +455,13 @@ class Journal:
         return rows
 
     def next_due(self) -> float | None:
+        self.write()
         due: float | None = self._db.execute("SELECT min(due) FROM held").fetchone()[0]
         return due
 
     def highest(self, mask: int) -> int:
         """The highest arrival number in use."""
+        self.write()
         tasks = self._db.execute("SELECT max(key & ?) FROM tasks", (mask,)).fetchone()[0]
         held = self._db.execute("SELECT max(n) FROM held").fetchone()[0]
         # A key of the buried is not given again: who is buried later must not take their place.
@@ -296,43 +469,56 @@ class Journal:
         return max(tasks or 0, held or 0, dead or 0)
 
     def queues(self) -> list[tuple[int, str]]:
+        self.write()
         return self._db.execute("SELECT number, name FROM queues").fetchall()
 
     def open_leases(self) -> list[tuple[int, str, bytes]]:
+        self.write()
         rows = self._db.execute("SELECT id, value FROM marks WHERE kind='lease' ORDER BY id").fetchall()
         return [(n, *_decode_lease(value)) for n, value in rows]
 
     def known_workers(self) -> list[tuple[str, bytes]]:
+        self.write()
         return self._db.execute("SELECT id, value FROM marks WHERE kind='worker'").fetchall()
 
     def loss_history(self, key: int) -> list[str]:
+        self.write()
         return [what for (what,) in self._db.execute("SELECT what FROM losses WHERE key=? ORDER BY n", (key,))]
 
     def find_result(self, task_id: str, now: float) -> bytes | None:
         """The stored result, unless its time is over."""
+        self.write()
         row = self._db.execute("SELECT raw FROM results WHERE id=? AND expires>?", (task_id, now)).fetchone()
         return row[0] if row else None
 
     def find_group(self, gather: str) -> bytes | None:
+        self.write()
         row = self._db.execute("SELECT raw FROM groups WHERE id=?", (gather,)).fetchone()
         return row[0] if row else None
 
     def parts(self, gather: str) -> list[tuple[str, int, bytes]]:
         """Id, verdict and result of the members that were added or have ended."""
+        self.write()
         return self._db.execute("SELECT id, verdict, raw FROM parts WHERE gather=?", (gather,)).fetchall()
 
     def count_groups(self) -> int:
+        self.write()
         return int(self._db.execute("SELECT count(*) FROM groups").fetchone()[0])
 
     def find_inbox(self, inbox: str) -> int | None:
+        for mark in (*self._turn.marks, self._pending.marks.get(inbox)):
+            if mark is not None and mark[1] == inbox:
+                return mark[2]
         row = self._db.execute("SELECT number FROM marks WHERE kind='inbox' AND id=?", (inbox,)).fetchone()
         return row[0] if row else None
 
     def find_callable(self, digest: str) -> bytes | None:
+        self.write()
         row = self._db.execute("SELECT blob FROM callables WHERE digest=?", (digest,)).fetchone()
         return row[0] if row else None
 
     def has_callable(self, digest: str) -> bool:
+        self.write()
         return self._db.execute("SELECT 1 FROM callables WHERE digest=?", (digest,)).fetchone() is not None
 
     def find_meta(self, name: str) -> str | int | float | None:
@@ -340,9 +526,11 @@ class Journal:
         return row[0] if row else None
 
     def count_dead(self) -> int:
+        self.write()
         return int(self._db.execute("SELECT count(*) FROM dead").fetchone()[0])
 
     def count_results(self) -> int:
+        self.write()
         return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
 
     # ── upkeep ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -376,5 +564,21 @@ class Journal:
         self._db.executemany("DELETE FROM groups WHERE id=?", [(gather,) for gather in quiet])
 
 
+def _read_record(file: BinaryIO) -> _Turn | None:
+    """The next record of a log; None where there is none that is whole."""
+    head = file.read(_RECORD.size)
+    if len(head) < _RECORD.size:
+        return None
+    length, checksum = _RECORD.unpack(head)
+    payload = file.read(length)
+    if len(payload) < length or zlib.crc32(payload) != checksum:
+        return None
+    try:
+        return _decode_turn(payload)
+    except msgspec.MsgspecError:
+        return None
+
+
 msgpack_encode = msgspec.msgpack.Encoder().encode
+_decode_turn = msgspec.msgpack.Decoder(_Turn).decode
 _decode_lease = msgspec.msgpack.Decoder(tuple[str, bytes]).decode

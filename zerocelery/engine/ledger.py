@@ -10,6 +10,7 @@ Task ids are the users' names; the same id may be accepted again and is another 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from typing import Final, Protocol
@@ -17,16 +18,22 @@ from typing import Final, Protocol
 from zerocelery.engine import wire
 from zerocelery.engine.wire import TaskHead
 
+logger = logging.getLogger("zerocelery.node")
+
 ARRIVAL_BITS: Final = 39
 PRIORITY_BITS: Final = 8
 QUEUE_SHIFT: Final = ARRIVAL_BITS + PRIORITY_BITS
 ARRIVAL_MASK: Final = (1 << ARRIVAL_BITS) - 1
 _RANK_MASK: Final = (1 << QUEUE_SHIFT) - 1
 MAX_PRIORITY: Final = (1 << PRIORITY_BITS) - 1
-MAX_QUEUES: Final = (1 << 16) - 1
+MAX_QUEUES: Final = (1 << 16) - 2  # so that the end of the last one's keys is a number for SQLite, too
 
 #: How many tasks of a queue are kept in memory; at twice as many the last ones are left to the journal.
 WINDOW: Final = 4_000
+
+#: Arrival numbers are set aside in the journal this many at a time, so that a restarted node gives none a second time:
+#: a worker may still have a report with a key of the node's former life.
+_SET_ASIDE: Final = 1 << 20
 
 
 class Pages(Protocol):
@@ -36,6 +43,7 @@ class Pages(Protocol):
     def insert(self, key: int, losses: int, raw: bytes) -> None: ...
     def hold(self, n: int, due: float, raw: bytes) -> None: ...
     def queue(self, number: int, name: str) -> None: ...
+    def meta(self, name: str, value: int) -> None: ...
     def write(self) -> None: ...
 
 
@@ -152,7 +160,7 @@ class Ledger:
     Arguments:
         journal: where tasks are written and backlogs are read.
         queue_limit: how many tasks one queue holds, waiting and scheduled.
-        arrival: the highest arrival number used so far.
+        arrival: the highest arrival number that may have been used so far.
     """
 
     def __init__(self, journal: Pages, *, queue_limit: int, arrival: int = 0) -> None:
@@ -161,7 +169,7 @@ class Ledger:
         self.lanes: dict[str, Lane] = {}
         self.leased: dict[int, Entry] = {}
         self.next_due: float | None = None
-        self._arrival = arrival
+        self._arrival = self._set_aside = arrival
 
     def lane(self, name: str) -> Lane:
         """The queue of this name, made if there is none."""
@@ -196,6 +204,9 @@ class Ledger:
     def accept(self, head: TaskHead, raw: bytes, now: float) -> None:
         """Write a new task to the journal, and queue it, now or when its time comes."""
         self._arrival += 1
+        if self._arrival > self._set_aside:
+            self._set_aside = self._arrival + _SET_ASIDE
+            self.journal.meta("arrival", self._set_aside)
         eta = head.eta
         if eta is not None and eta > now:
             self.journal.hold(self._arrival, eta, raw)
@@ -225,19 +236,21 @@ class Ledger:
         self.lane(entry.head.queue).push(entry)
 
     def fill(self, lane: Lane) -> None:
-        """Read the next page of a backlog where the window runs low."""
-        if lane.stored <= 0 or lane.loaded > WINDOW // 4:
-            return
+        """Read the next page of a backlog into an empty window; more than one where all in it are leased."""
         self.journal.write()
-        rows = self.journal.page(lane.frontier, lane.end, WINDOW)
-        for key, losses, raw in rows:
-            if key in self.leased:
+        rows_read = WINDOW
+        while not lane.order and lane.stored > 0 and rows_read == WINDOW:
+            rows = self.journal.page(lane.frontier, lane.end, WINDOW)
+            rows_read = len(rows)
+            for key, losses, raw in rows:
+                head = wire.decode_task_head(raw) if key not in self.leased else None
+                if isinstance(head, TaskHead):
+                    lane.load(Entry(key, head, raw, losses=losses))
+                    continue
                 lane.frontier = key
-                continue
-            head = wire.decode_task_head(raw)
-            if isinstance(head, TaskHead):
-                lane.load(Entry(key, head, raw, losses=losses))
-        if len(rows) < WINDOW:
+                if head is not None:
+                    logger.error("task %d in the journal can't be read, and is left there: %s", key, head.reason)
+        if rows_read < WINDOW:
             lane.stored = 0
 
     def best(self, names: Iterable[str]) -> Lane | None:
@@ -249,7 +262,8 @@ class Ledger:
             if lane is None:
                 continue
             if not lane.order:
-                self.fill(lane)
+                if lane.stored > 0:
+                    self.fill(lane)
                 if not lane.order:
                     continue
             rank = lane.buckets[lane.order[0]][0].rank

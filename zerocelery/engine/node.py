@@ -44,6 +44,9 @@ logger = logging.getLogger("zerocelery.node")
 #: Frames taken in one turn; bounds a turn to some milliseconds.
 _FRAMES_PER_TURN: Final = 512
 
+#: After this long without anything to do the journal's tables are brought up to date.
+APPLY_SECONDS: Final = 0.05
+
 #: A receipt waits this long for a delivery that it can go with.
 RECEIPT_SECONDS: Final = 0.005
 
@@ -128,7 +131,7 @@ class Node:
             raise
         self.port = port
         self.address = port.address
-        arrival = self.journal.highest(ARRIVAL_MASK)
+        arrival = max(self.journal.highest(ARRIVAL_MASK), int(self.journal.find_meta("arrival") or 0))
         self.ledger = Ledger(self.journal, queue_limit=self.limits.queue_limit, arrival=arrival)
         self.publisher = Publisher(
             self.journal, session=self.session, node=self.node_id, max_message=self.limits.max_message
@@ -139,7 +142,7 @@ class Node:
             ledger=self.ledger,
             publisher=self.publisher,
             clock=self.clock,
-            processes=self._processes or LocalProcesses(port.watch),
+            processes=self._processes or LocalProcesses(port.watch, self.address.words),
             limits=self.limits,
             lease_number=leases[-1][0] if leases else 0,
         )
@@ -150,6 +153,7 @@ class Node:
         _write_whole(directory / "node.url", f"{self.address.url}\n")
         self._next_upkeep = self.clock.monotonic() + _UPKEEP_SECONDS
         self._next_check = 0.0
+        self._seen = self.clock.monotonic()  # when it was last known to run
         self._expire_after = ""
         self._unused_since: float | None = self.clock.monotonic() + _FIRST_WAIT_SECONDS - LINGER_SECONDS
 
@@ -185,10 +189,9 @@ class Node:
         seconds = self._patience()
         asleep = self.clock.monotonic()
         self.port.wait(seconds)
-        if seconds is not None:
-            paused = self.clock.monotonic() - asleep - seconds
-            if paused > _PAUSE_SECONDS:
-                self.collector.check_workers(paused=paused)
+        if self.journal.behind and self.clock.monotonic() - asleep >= APPLY_SECONDS:
+            self.journal.apply()  # nothing has come for a while
+        self._notice_pause(seconds or 0.0)
         collector, port = self.collector, self.port
         for listens, topic in port.subscriptions():
             (collector.subscribed if listens else collector.unsubscribed)(topic)
@@ -203,6 +206,13 @@ class Node:
         collector.hand_out()
         self._commit_and_send()
         self._timers()
+
+    def _notice_pause(self, expected: float) -> None:
+        """Where more time has gone by than expected, in the wait or in a turn's work, workers are not to blame."""
+        now = self.clock.monotonic()
+        paused, self._seen = now - self._seen - expected, now
+        if paused > _PAUSE_SECONDS:
+            self.collector.check_workers(paused=paused)
 
     def _commit_and_send(self) -> None:
         self.journal.commit()
@@ -240,6 +250,8 @@ class Node:
         deadline = self.collector.next_deadline()
         if deadline is not None:
             waits.append(deadline)
+        if self.journal.behind:
+            waits.append(APPLY_SECONDS)
         if self.collector.watching:
             waits.append(self._next_check - now)
         if self.embedded and self._unused_since is not None:
@@ -247,6 +259,7 @@ class Node:
         return max(0.0, min(waits))
 
     def _timers(self) -> None:
+        self._notice_pause(0.0)
         now = self.clock.monotonic()
         if now >= self._next_check:
             self._next_check = now + min(self.limits.lease_timeout / 3, 5.0)
@@ -352,6 +365,7 @@ def take_lock(address: Address) -> int:
     fd = os.open(address.directory / "node.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         _lock_now(fd)
+        _let_the_former_end(address)
     except OSError as error:
         os.close(fd)
         owner = owner_pid(address)
@@ -359,6 +373,8 @@ def take_lock(address: Address) -> int:
             f"a node is running already at {address.url} ({f'pid {owner}' if owner else 'pid not written yet'}, "
             f"directory {address.directory}): use it, stop it, or choose another address"
         ) from error
+    # A killed node's: from here on it would be taken for ours, which does not listen yet.
+    (address.directory / "node.pid").unlink(missing_ok=True)
     return fd
 
 
@@ -372,6 +388,27 @@ def _lock_now(fd: int) -> None:
         else:
             return
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _let_the_former_end(address: Address) -> None:
+    """Make sure that nobody listens at an ipc node's sockets: ZeroMQ would take them from whoever does.
+
+    A node that was killed may let go of its lock just before its sockets; one whose lock file was removed keeps them.
+
+    Raises:
+        OSError: somebody does.
+    """
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(0.5)
+            try:
+                probe.connect(str(address.directory / "leases"))
+            except TimeoutError:
+                break
+            except OSError:
+                return
+        time.sleep(0.01)
+    raise FileExistsError(f"somebody listens at {address.directory / 'leases'}")
 
 
 def owner_pid(address: Address) -> int:
@@ -390,7 +427,7 @@ def is_owned(address: Address) -> bool:
 def _answers(address: Address) -> bool:
     """Whether ZeroMQ listens at a TCP node's last port: its directory may be another one, or on another machine."""
     try:
-        with socket.create_connection((address.host, address.port + 2), timeout=1.0) as peer:
+        with socket.create_connection((address.host, address.port + 2), timeout=0.5) as peer:
             return peer.recv(1) == b"\xff"  # how its greeting begins
     except OSError:
         return False

@@ -11,6 +11,7 @@ import contextlib
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -67,11 +68,18 @@ class LocalProcesses:
 
     Arguments:
         watch: registers a pid to be reported when its process ends; False where that can't be had.
+        words: the directory of the workers' words: no other file is read, written or removed, whatever a worker says.
     """
 
-    def __init__(self, watch: object = None) -> None:
+    def __init__(self, watch: Callable[[int], bool] | None = None, words: Path | None = None) -> None:
         self._host = host_id()
         self._watch = watch
+        self._words = words
+
+    def _is_word(self, word: str) -> bool:
+        if self._words is None or not word or "\0" in word:
+            return False
+        return os.path.realpath(os.path.dirname(word)) == os.path.realpath(self._words)
 
     def local(self, host: str) -> bool:
         return host == self._host
@@ -85,10 +93,12 @@ class LocalProcesses:
         return bool(fields) and fields[0] in "Tt"
 
     def watch(self, pid: int) -> bool:
-        return bool(self._watch(pid)) if callable(self._watch) else False
+        return self._watch is not None and self._watch(pid)
 
     def running(self, word: str) -> int | None:
         """The key in a worker's word; NOTHING where it had started none, None where there is no word."""
+        if not self._is_word(word):
+            return None
         try:
             return int(_WORD.unpack(Path(word).read_bytes()[: _WORD.size])[0])
         except (OSError, struct.error):
@@ -96,12 +106,14 @@ class LocalProcesses:
 
     def revoke(self, word: str) -> None:
         """Forbid the worker to start anything more of its lease."""
-        with contextlib.suppress(OSError), open(word, "r+b") as file:
-            file.seek(_REVOKED_AT)
-            file.write(_KEY.pack(1))
+        if self._is_word(word):
+            with contextlib.suppress(OSError), open(word, "r+b") as file:
+                file.seek(_REVOKED_AT)
+                file.write(_KEY.pack(1))
 
     def discard(self, word: str) -> None:
-        if word:
+        """Remove a word that nobody will ask for again."""
+        if self._is_word(word):
             with contextlib.suppress(OSError):
                 os.unlink(word)
 

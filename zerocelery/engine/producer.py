@@ -25,7 +25,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Raw
@@ -253,17 +253,25 @@ class Producer:
 
     def submit_many(self, tasks: Sequence[wire.Task]) -> int:
         """Send tasks in as few messages as their size allows; else like :meth:`submit`."""
+        if tasks and not self._connected:
+            self._await_node(self._now() + self.options.connect_timeout)  # it says how large a message may be
         token = self.epoch
+        for batch in self._batches(tasks):
+            self._submit(batch)
+        return token
+
+    def _batches(self, tasks: Sequence[wire.Task]) -> Iterator[Sequence[wire.Task]]:
+        """The tasks in portions that fit into a message; one that is too large is alone."""
+        most = min(_BATCH_BYTES, self._max_message // 2)
         start = size = 0
         for index, task in enumerate(tasks):
             cost = len(task.body) + len(task.head)
-            if index > start and (index - start >= _BATCH or size + cost > _BATCH_BYTES):
-                self._submit(tasks[start:index])
+            if index > start and (index - start >= _BATCH or size + cost > most):
+                yield tasks[start:index]
                 start, size = index, 0
             size += cost
         if start < len(tasks):
-            self._submit(tasks[start:])
-        return token
+            yield tasks[start:]
 
     def _submit(self, tasks: Sequence[wire.Task]) -> int:
         if _exiting and sys.is_finalizing():
@@ -371,14 +379,17 @@ class Producer:
         raw = Raw(wire.encode(group))
         return self._number("a group", lambda seq: wire.encode(wire.Gather(self.inbox, seq, raw)))
 
-    def grow(self, gather: str, members: Sequence[str]) -> None:
+    def grow(self, gather: str, members: Sequence[str], *, close: bool = False) -> None:
         """Let an open group wait for more members, which are to be submitted after this.
+
+        Arguments:
+            close: these were all of a group that was opened with ``closed=False``; they have been submitted.
 
         Raises:
             NodeUnreachable, PayloadTooLarge
         """
         ids = list(members)
-        self._number("a group", lambda seq: wire.encode(wire.Grow(self.inbox, seq, gather, ids)))
+        self._number("a group", lambda seq: wire.encode(wire.Grow(self.inbox, seq, gather, ids, close)))
 
     def put(self, result: wire.Result, *, keep: float | None = None) -> None:
         """Store a result that is none of a task's run.
@@ -462,6 +473,74 @@ class Producer:
                 if not others:
                     self._waiters.pop(task_id, None)
 
+    def wait_each(
+        self, tasks: Mapping[str, int | None], *, timeout: float | None = None
+    ) -> Iterator[wire.Result]:
+        """The final results of many tasks, as they come.
+
+        Arguments:
+            tasks: ids, with the token of each as for :meth:`wait`.
+            timeout: seconds for all of them; None waits for ever.
+
+        Raises:
+            TimeoutError: not all have ended in time.
+            NodeUnreachable: no node could be asked.
+        """
+        deadline = None if timeout is None else self._now() + timeout
+        if not self._connected:
+            patience = self._now() + self.options.connect_timeout
+            self._await_node(patience if deadline is None else min(deadline, patience))
+        mine = threading.Lock()
+        mine.acquire()
+        pending = dict.fromkeys(tasks)
+        with self._waiting:
+            for task_id in pending:
+                self._waiters.setdefault(task_id, []).append(mine)
+        try:
+            unknown = [i for i, token in tasks.items() if token != self.epoch and i not in self._results]
+            if unknown:
+                self._ask(unknown, wait=True)
+            while pending:
+                for task_id in [i for i in pending if i in self._results]:
+                    raw = self._results.pop(task_id, None)
+                    if raw is not None:
+                        del pending[task_id]
+                        self._results_bytes -= memoryview(raw).nbytes
+                        yield _decoded(raw)
+                if pending:
+                    self._listen_once(pending, mine, deadline)
+        finally:
+            with self._waiting:
+                for task_id in tasks:
+                    others = self._waiters.get(task_id, [])
+                    if mine in others:
+                        others.remove(mine)
+                    if not others:
+                        self._waiters.pop(task_id, None)
+
+    def _listen_once(self, pending: Mapping[str, None], mine: threading.Lock, deadline: float | None) -> None:
+        """Read the inbox, or wait for whoever reads it, until something has come for one of these."""
+        ask_at = self._now() + _ASK_AFTER
+        while not any(task_id in self._results for task_id in pending):
+            now = self._now()
+            patience = _ASK_AFTER if deadline is None else deadline - now
+            if patience <= 0:
+                raise TimeoutError(f"{len(pending)} of the tasks have not ended in time")
+            try:
+                reading = self._reader.acquire(blocking=False)
+                if reading:
+                    self._read(min(patience, _TICK if self._kept else _ASK_AFTER))
+            finally:
+                self._stop_reading()
+            if not reading:
+                mine.acquire(timeout=min(patience, _ASK_AFTER))
+            now = self._now()
+            if self._kept or not self._connected:
+                self._maintain(now)
+            if now >= ask_at:
+                self._ask(list(pending), wait=True)
+                ask_at = now + _ASK_AT_MOST
+
     def _listen(self, task_id: str, mine: threading.Lock, deadline: float | None) -> Raw:
         """Read the inbox, or wait for whoever reads it, until the result is there."""
         ask_wait = _ASK_AFTER
@@ -539,7 +618,7 @@ class Producer:
     def forget(self, task_ids: Sequence[str]) -> None:
         """Remove results here and in the store."""
         for task_id in task_ids:
-            self._results.pop(task_id, None)
+            self._drop_result(task_id)
             self._states.pop(task_id, None)
         if not self._connected:
             self._await_node(self._now() + self.options.connect_timeout)
@@ -634,6 +713,8 @@ class Producer:
                 self._pending.pop(next(iter(self._pending)))
         for answer in delivery.answers:
             self._answers[answer.token] = answer.value
+            if len(self._answers) > _REMEMBERED:
+                self._answers.pop(next(iter(self._answers)))
 
     def _result(self, raw: Raw) -> None:
         head = wire.decode_result_head(raw)
@@ -645,6 +726,8 @@ class Producer:
             if len(self._states) > _REMEMBERED:
                 self._states.pop(next(iter(self._states)))
             return
+        if task_id in self._results:
+            self._drop_result(task_id)
         self._results[task_id] = raw
         self._results_bytes += memoryview(raw).nbytes
         if self._states:
@@ -658,13 +741,17 @@ class Producer:
                     if waiter.locked():
                         waiter.release()
 
+    def _drop_result(self, task_id: str) -> None:
+        raw = self._results.pop(task_id, None)
+        if raw is not None:
+            self._results_bytes -= memoryview(raw).nbytes
+
     def _evict(self) -> None:
         """Let the oldest results go that nobody came for; whoever still comes asks the node."""
-        for _ in range(max(1, len(self._results) // 10)):
-            oldest = next(iter(self._results), None)
-            raw = self._results.pop(oldest, None) if oldest is not None else None
-            if raw is not None:
-                self._results_bytes -= memoryview(raw).nbytes
+        count = len(self._results)
+        for task_id in list(itertools.islice(self._results, min(max(1, count // 10), count - 1))):
+            if task_id not in self._waiters:
+                self._drop_result(task_id)
         self.epoch = next(_epochs)
 
     def _missed(self) -> None:
@@ -691,7 +778,7 @@ class Producer:
             self._connected = False
         self._deliveries = welcome.seq
         with self._lock:
-            if welcome.last < 0:
+            if welcome.last < self._let_go:  # it does not know this inbox, or has lost some of what it had receipted
                 self._say_hello(self._now())
                 return
             self._connected = True
@@ -756,8 +843,7 @@ class Producer:
         for digest in {task.digest for task in tasks if task.digest} - self._shipped:
             if digest in self._callables:
                 self._ship(digest, self._callables[digest])
-        for start in range(0, len(tasks), _BATCH):
-            batch = tasks[start : start + _BATCH]
+        for batch in self._batches(tasks):
             seq = self._next()
             self._keep(_Kept(seq, len(batch), wire.encode_submit(self.inbox, seq, batch), batch))
             for task in batch:
@@ -843,8 +929,9 @@ class Producer:
             self._report(self.flush(self.options.exit_timeout), self.options.exit_timeout)
 
     def __del__(self) -> None:
-        self._ended.set()
-        self._keeper_wanted.set()
+        if hasattr(self, "_ended"):  # else its address was refused
+            self._ended.set()
+            self._keeper_wanted.set()
 
     def _after_fork(self) -> None:
         link = self._link

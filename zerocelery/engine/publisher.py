@@ -169,27 +169,31 @@ class Publisher:
 
     def flush(self, send: Callable[[bytes], None]) -> None:
         """Send everything; called when the turn is in the journal."""
-        if self._welcomes:
-            for topic, last in self._welcomes.items():
-                number = self._numbers.setdefault(topic, 0)
-                welcome = wire.Welcome(wire.VERSION, self.session, self.node, last, number, self.max_message)
-                send(wire.topic_prefix(topic) + wire.encode(welcome))
-            self._welcomes.clear()
+        self._flush_boxes(send)
+        # Last: a welcome is a receipt, too, and a refusal of the same turn has to come before it.
+        for topic, last in self._welcomes.items():
+            number = self._numbers.setdefault(topic, 0)
+            welcome = wire.Welcome(wire.VERSION, self.session, self.node, last, number, self.max_message)
+            send(wire.topic_prefix(topic) + wire.encode(welcome))
+        self._welcomes.clear()
+
+    def _flush_boxes(self, send: Callable[[bytes], None]) -> None:
         if self._closed:
             for topic, box in self._closed:
-                self._send(topic, box, send)
+                # Its receipt goes with the last box: a refusal has to come before the receipt, or with it.
+                self._send(topic, box, send, last=False)
             self._closed.clear()
         if not self._boxes:
             return
         failpoint("publisher.before_flush")
         for topic, box in self._boxes.items():
-            self._send(topic, box, send)
+            self._send(topic, box, send, last=True)
         self._boxes.clear()
         failpoint("publisher.after_flush")
 
-    def _send(self, topic: str, box: _Box, send: Callable[[bytes], None]) -> None:
+    def _send(self, topic: str, box: _Box, send: Callable[[bytes], None], *, last: bool) -> None:
         number = self._numbers.get(topic)
-        if self._owed:
+        if last and self._owed:
             box.upto = max(box.upto, self._owed.pop(topic, -1))
         if topic not in self.live:
             # Counted all the same where the topic is known: who comes back sees that it missed something.

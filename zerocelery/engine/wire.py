@@ -137,6 +137,7 @@ class Gathering(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
         body: an encoded :class:`Task`; where a member has failed, it is accepted with that result as its verdict.
         collect: whether the body wants the results; else it gets the last one only.
         delay, lifetime: seconds from the body's acceptance on to its ETA and its expiry.
+        closed: False where the members are told later, by a :class:`Grow` that closes it.
     """
 
     id: str
@@ -145,6 +146,7 @@ class Gathering(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     collect: bool = True
     delay: float | None = None
     lifetime: float | None = None
+    closed: bool = True
 
 
 class Ending(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
@@ -157,6 +159,7 @@ class Ending(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
 
     result: Raw
     store: bool = True
+    topics: tuple[str, ...] = ()
     keep: float | None = None
     gather: str | None = None
 
@@ -222,12 +225,13 @@ class Gather(Struct, array_like=True, frozen=True, tag=_V + 32):
 
 
 class Grow(Struct, array_like=True, frozen=True, tag=_V + 33):
-    """More members for an open group; takes one sequence number. They follow."""
+    """More members for an open group; takes one sequence number. They follow, or, with ``close``, were all of them."""
 
     inbox: str
     seq: int
     id: str
     members: list[str]
+    close: bool = False
 
 
 class Put(Struct, array_like=True, frozen=True, tag=_V + 34):

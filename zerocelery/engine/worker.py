@@ -124,7 +124,7 @@ class Worker:
         self.left = False
 
     def _word_directory(self) -> Path | None:
-        return self.address.directory / "workers" if self.address.is_local else None
+        return self.address.words if self.address.is_local else None
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -329,7 +329,8 @@ class Worker:
         task = wire.decode_task(entry.task)
         if isinstance(task, wire.Malformed):
             outcome = failure(ValueError(f"the task can't be read: {task.reason}"))
-            return self._report(entry.key, "", outcome, 0.0)
+            head = wire.decode_task_head(entry.task)
+            return self._report(entry.key, head.id if isinstance(head, wire.TaskHead) else "", outcome, 0.0)
         self._running = task
         began = time.perf_counter()
         try:

@@ -239,8 +239,10 @@ class ZmqNodePort:
         if address.is_ipc:
             for name in ("tasks", "results", "leases"):
                 # The lock is ours, so a socket that is still there is a dead node's.
-                with contextlib.suppress(FileNotFoundError):
-                    (address.directory / name).unlink()
+                try:
+                    (address.directory / name).unlink(missing_ok=True)
+                except OSError as error:
+                    raise AddressError(f"{address.directory / name} is in the way of the node: {error}") from error
         elif address.port == 0:
             return self._bind_free(address, max_message)
         self._make(address, max_message)

@@ -7,8 +7,9 @@ from zerocelery._ids import uuid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from kombu.utils.objects import cached_property
     from typing import Any
+
+    from kombu.utils.objects import cached_property
 
     from zerocelery.utils.imports import gen_task_name, import_from_cwd, instantiate, symbol_by_name
     from zerocelery.utils.nodenames import nodename, nodesplit, worker_direct

@@ -6,9 +6,8 @@ import os
 import sys
 import warnings
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from importlib import import_module, reload
-from importlib.metadata import entry_points
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,7 +154,15 @@ def module_file(module: Any) -> str:
     return name[:-1] if name.endswith(".pyc") else name
 
 
-@lru_cache(maxsize=None)
+def entry_points(*, group: str) -> Any:
+    """What installed packages offer under an entry-point group."""
+    # imports a good part of the standard library, which programs that only send tasks don't need
+    from importlib.metadata import entry_points as found
+
+    return found(group=group)
+
+
+@cache
 def load_extension_class_names(namespace: str) -> tuple[tuple[str, str], ...]:
     """Name and place of what installed packages offer under an entry-point group."""
     return tuple((point.name, point.value) for point in entry_points(group=namespace))

@@ -182,12 +182,10 @@ def jsonify(
     from kombu.abstract import Object
 
     def again(value: Any, under: Any = key) -> Any:
-        return jsonify(
-            value, builtin_types, key=under, keyfilter=keyfilter, unknown_type_filter=unknown_type_filter
-        )
+        return jsonify(value, builtin_types, key=under, keyfilter=keyfilter, unknown_type_filter=unknown_type_filter)
 
     if isinstance(obj, Object):
-        obj = obj.as_dict(recurse=True)  # type: ignore[no-untyped-call]
+        obj = obj.as_dict(recurse=True)
     if obj is None or isinstance(obj, builtin_types):
         return obj
     if isinstance(obj, (tuple, list)):

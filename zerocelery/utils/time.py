@@ -304,9 +304,15 @@ def subtract_datetimes(end: datetime, start: datetime) -> timedelta:
     naive = [is_naive(end), is_naive(start)]
     if all(naive):
         return end.replace(tzinfo=None) - start.replace(tzinfo=None)
-    moments = (dt.replace(tzinfo=_timezone.utc) if is_naive(dt) else dt.astimezone(_timezone.utc) for dt in (end, start))
+    moments = (
+        dt.replace(tzinfo=_timezone.utc) if is_naive(dt) else dt.astimezone(_timezone.utc) for dt in (end, start)
+    )
     later, earlier = moments
     return later - earlier
+
+
+def _in_utc(dt: datetime) -> datetime:
+    return dt.replace(tzinfo=_timezone.utc) if is_naive(dt) else dt.astimezone(_timezone.utc)
 
 
 def delta_resolution(dt: datetime, delta: timedelta) -> datetime:

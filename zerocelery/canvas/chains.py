@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zerocelery import states
 from zerocelery._ids import uuid
-from zerocelery.canvas.group import group, is_empty, maybe_unroll_group
-from zerocelery.canvas.lazy import LazyList, several
+from zerocelery.canvas.groups import group, is_empty, maybe_unroll_group
+from zerocelery.canvas.lazy import several
 from zerocelery.canvas.signature import Signature, copied_options, maybe_signature
 
 TYPE_CHECKING = False
@@ -60,6 +60,7 @@ class _chain(Signature):
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         twin = super().clone(*args, **kwargs)
+        twin._use_link = self._use_link
         twin.kwargs["tasks"] = [task.clone() if isinstance(task, Signature) else task for task in twin.kwargs["tasks"]]
         return twin
 
@@ -79,7 +80,10 @@ class _chain(Signature):
         """Send the chain; gives the last step's result, whose parents are those of the steps before it."""
         kwargs = kwargs or {}
         if self.app.conf["task_always_eager"]:
-            return self.apply(args, kwargs, **options)
+            from zerocelery.result import allow_join_result
+
+            with allow_join_result():
+                return self.apply(args, kwargs, **options)
         return self.run(args, kwargs, **_merged(self.options, options))
 
     def run(
@@ -100,7 +104,7 @@ class _chain(Signature):
         **options: Any,
     ) -> Any:
         """Send the first step, with the others on its message."""
-        from zerocelery.canvas.chord import _strip_chord_header_links
+        from zerocelery.canvas.chords import _strip_chord_header_links
 
         steps, results = self.prepare_steps(
             self._arguments(args),
@@ -132,6 +136,10 @@ class _chain(Signature):
             return sent
         hand_on(sent, results[-1])
         return results[0]
+
+    def _links_steps(self, app: Any) -> bool:
+        """Whether steps are linked as callbacks, as in the first version of the protocol, and not listed."""
+        return bool(self._use_link) or (self._use_link is None and app.conf["task_protocol"] == 1)
 
     def _arguments(self, args: Any) -> Any:
         own = tuple(self.args or ())
@@ -204,7 +212,7 @@ class _chain(Signature):
         app = app or self.app
         steps = _Steps(app, clone=clone, from_dict=from_dict)
         steps.take(tasks, args, kwargs)
-        steps.close()
+        steps.close(splits=not self._links_steps(app))
         if not steps.done:
             return [], []
         errbacks = several(link_error)
@@ -248,7 +256,7 @@ class _chain(Signature):
             after = step.apply((result.get(),) if result is not None else (), **options)
             after.parent = result
             result = after
-            if result.state in (states.IGNORED, states.REJECTED):
+            if getattr(result, "state", None) in (states.IGNORED, states.REJECTED):
                 break
         return result
 
@@ -304,7 +312,7 @@ def _fold_chain(steps: Iterable[Any]) -> Any:
 
 def joined(left: Any, right: Any) -> Any:
     """What ``left | right`` gives, or NotImplemented."""
-    from zerocelery.canvas.chord import _chord
+    from zerocelery.canvas.chords import _chord
 
     if isinstance(left, _chain):
         builder = _Builder(left.unchain_tasks(), bare=False, app=left._app, kind=type(left))
@@ -370,7 +378,7 @@ class _Builder:
         return None
 
     def _add_group(self, step: Any) -> None:
-        from zerocelery.canvas.chord import _chord
+        from zerocelery.canvas.chords import _chord
 
         if not self.tasks:
             self.tasks.append(step)
@@ -384,7 +392,7 @@ class _Builder:
             self.bare = False
 
     def _add_step(self, step: Any) -> None:
-        from zerocelery.canvas.chord import _chord
+        from zerocelery.canvas.chords import _chord
 
         last = self.tasks[-1] if self.tasks else None
         if isinstance(last, group):
@@ -399,7 +407,7 @@ class _Builder:
 
     def _to_chord(self, body: Any) -> None:
         """Make the group that comes last the header of a chord."""
-        from zerocelery.canvas.chord import chord
+        from zerocelery.canvas.chords import chord
 
         header = self.tasks[-1]
         self.tasks[-1] = made = chord(header, body, app=header._app)
@@ -471,7 +479,7 @@ class _Steps:
         return task
 
     def _append(self, step: Any) -> None:
-        from zerocelery.canvas.chord import _chord
+        from zerocelery.canvas.chords import _chord
 
         last = self.done[-1] if self.done and self.upgrades else None
         if isinstance(last, group):
@@ -493,11 +501,11 @@ class _Steps:
         self._copies.append((given, made))
         return made
 
-    def close(self) -> None:
+    def close(self, *, splits: bool = True) -> None:
         """All steps are here: of a chord whose body is a chain, all but the first step of that become steps."""
-        if not self.clone:
+        if not self.clone or not splits:
             return
-        from zerocelery.canvas.chord import _chord
+        from zerocelery.canvas.chords import _chord
 
         done, self.done = self.done, []
         for step in done:
@@ -552,14 +560,14 @@ def _move_links(step: Any, first: Any, rest: list[Any]) -> None:
 
 def _is_call(task: Any) -> bool:
     """Whether this is one call of one task."""
-    from zerocelery.canvas.chord import _chord
+    from zerocelery.canvas.chords import _chord
 
     return not isinstance(task, (group, _chain, _chord)) and task["task"] != "celery.chunks"
 
 
 def upgraded(header: Any, step: Any, app: Any) -> Any:
     """The chord that a group becomes by the step behind it."""
-    from zerocelery.canvas.chord import chord
+    from zerocelery.canvas.chords import chord
 
     made = chord(header, body=step, task_id=header.options.get("task_id"), app=app)
     made.args, made.immutable = header.args, header.immutable
@@ -571,9 +579,23 @@ def upgraded(header: Any, step: Any, app: Any) -> Any:
     return made
 
 
+def as_sent(body: Any) -> Any:
+    """A copy of a chord's body as it goes on messages: without what it gets again when it is sent."""
+    from zerocelery.canvas.chords import _strip_chord_header_links
+
+    copy = body.clone()
+    if isinstance(copy, _chain) and copy.tasks:
+        steps = _Steps(copy.app, clone=True, from_dict=Signature.from_dict)
+        steps.take(copy.tasks, None, None)
+        steps.close(splits=not copy._links_steps(copy.app))
+        copy.tasks = steps.done
+    _strip_chord_header_links(copy)
+    return copy
+
+
 def _ends_in_group(one: Any) -> bool:
     """Whether a chord's body, or that body's, is a group: what comes behind it makes that a chord's header."""
-    from zerocelery.canvas.chord import _chord
+    from zerocelery.canvas.chords import _chord
 
     while isinstance(one, _chord):
         one = one.body
@@ -582,7 +604,7 @@ def _ends_in_group(one: Any) -> bool:
 
 def _extend_body(one: Any, step: Any, app: Any) -> None:
     """Put a step behind a chord whose innermost body is a group."""
-    from zerocelery.canvas.chord import _chord
+    from zerocelery.canvas.chords import _chord
 
     while isinstance(one.body, _chord):
         one = one.body
@@ -604,7 +626,7 @@ def with_links(inner: _chain) -> list[Any]:
 
 def errback_of(step: Any, errback: Any) -> None:
     """Call this when the step fails: of a chord its body, whatever the settings say of headers."""
-    from zerocelery.canvas.chord import _chord
+    from zerocelery.canvas.chords import _chord
 
     while isinstance(step, _chord) and step.body is not None:
         step = step.body
@@ -612,7 +634,16 @@ def errback_of(step: Any, errback: Any) -> None:
 
 
 def _link_copy(step: Any, callback: Any) -> None:
-    step.link(maybe_signature(callback, clone=True))
+    """Call this with the result of a step that is run here; of several at its end, with each."""
+    from zerocelery.canvas.chords import _chord
+
+    while isinstance(step, _chord) and step.body is not None:
+        step = step.body
+    if isinstance(step, group):
+        for task in step.tasks:
+            _link_copy(task, callback)
+    else:
+        step.extend_list_option("link", maybe_signature(callback, clone=True))
 
 
 def _merged(own: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -647,21 +678,23 @@ def hand_on(sent: Any, frozen: Any) -> None:
 
 def app_of(tasks: Any, *others: Any) -> Any:
     """The app of the first task that has one, or else of the others, or else the current one."""
-    from zerocelery._state import app_or_default
+    from zerocelery._state import current_app
 
-    found = _find_app(tasks[0]) if tasks and not isinstance(tasks, LazyList) else _first_app(tasks)
+    found = _first_app(tasks)
     for other in others:
         found = found or _find_app(other)
-    return found or app_or_default()
+    return found or current_app
 
 
 def _first_app(tasks: Any) -> Any:
+    if isinstance(tasks, group):
+        return _find_app(tasks)
     return _find_app(tasks[0]) if tasks else None
 
 
 def _find_app(task: Any) -> Any:
     """The app of a signature or of the first task in it; None where nobody has said."""
-    from zerocelery.canvas.chord import _chord
+    from zerocelery.canvas.chords import _chord
 
     if not isinstance(task, Signature):
         return None

@@ -75,7 +75,7 @@ class group(Signature):
 
     @property
     def app(self) -> Any:
-        from zerocelery.canvas.chain import app_of
+        from zerocelery.canvas.chains import app_of
 
         return self._app if self._app is not None else app_of(self.tasks)
 
@@ -117,13 +117,13 @@ class group(Signature):
         with app.sender.together():
             for task, result in self.members(group_id, chord=chord, root_id=options.get("root_id")):
                 results.append(self.send_member(task, result, args, kwargs, producer, options))
-        return self._result(group_id, results, add_to_parent)
+        return self.result_of(app, group_id, results, add_to_parent)
 
     def send_member(
         self, task: Any, result: Any, args: Any, kwargs: Any, producer: Any, options: dict[str, Any]
     ) -> Any:
         """Send one call that was frozen; its result."""
-        from zerocelery.canvas.chain import hand_on
+        from zerocelery.canvas.chains import hand_on
 
         if producer is not None:
             options = {**options, "producer": producer}
@@ -133,9 +133,12 @@ class group(Signature):
         hand_on(task.apply_async(args, kwargs, add_to_parent=False, **options), result)
         return result
 
-    def _result(self, group_id: str, results: list[Any], add_to_parent: bool = True) -> Any:
-        app = self.app
-        result = app.GroupResult(group_id, results)
+    def result_of(self, app: Any, group_id: str, results: list[Any], add_to_parent: bool = True) -> Any:
+        """The group's result; a child of the task that runs here."""
+        if len(results) == 1 and hasattr(results[0], "results"):
+            result = results[0]  # of a chain that ends in a group: that group's is all there is to tell
+        else:
+            result = app.GroupResult(group_id, results)
         if add_to_parent:
             parent = app.current_worker_task
             if parent is not None:
@@ -263,7 +266,7 @@ class group(Signature):
             visitor.on_group_end(self, **headers)
 
     def __repr__(self) -> str:
-        from zerocelery.canvas.chain import without_repeats
+        from zerocelery.canvas.chains import without_repeats
 
         if not self.tasks:
             return "group(<empty>)"
@@ -280,7 +283,7 @@ def is_empty(one: Any, *, look: bool = False) -> bool:
 
 def is_nothing(task: Any) -> bool:
     """Whether this is a chain that has no steps, or only such."""
-    from zerocelery.canvas.chain import _chain
+    from zerocelery.canvas.chains import _chain
 
     if not isinstance(task, _chain):
         return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 from operator import length_hint
 
 from zerocelery._ids import uuid
-from zerocelery.canvas.chain import _chain, app_of, set_parent, without_repeats
-from zerocelery.canvas.group import group
+from zerocelery.canvas.chains import _chain, app_of, set_parent, without_repeats
+from zerocelery.canvas.groups import group
 from zerocelery.canvas.lazy import LazyList, several
 from zerocelery.canvas.signature import Signature, call_text, maybe_signature, signature
 
@@ -123,11 +123,13 @@ class _chord(Signature):
 
         Callbacks and errbacks among the options are the body's; a delay is the header's.
         """
+        from zerocelery.result import allow_join_result
+
         kwargs = dict(kwargs or {})
         own = tuple(self.args or ())
         args = own if self.immutable or not args else (*args, *own)
         body = maybe_signature(kwargs.pop("body", None)) or self.body
-        kwargs = {**self["kwargs"].get("kwargs", {}), **kwargs}
+        kwargs = {**self._header_kwargs(), **kwargs}
         app = self._get_app(body)
         options = self._with_own(options)
         own_id = options.pop("task_id", None)
@@ -140,7 +142,8 @@ class _chord(Signature):
             link_error_body(body, link_error)
         header = self._header(app)
         if app.conf["task_always_eager"]:
-            return self.apply(args, kwargs, body=body, task_id=task_id, **options)
+            with allow_join_result():
+                return self.apply(args, kwargs, body=body, task_id=task_id, **options)
         if producer is not None:
             options["producer"] = producer
         if body is None:
@@ -151,6 +154,11 @@ class _chord(Signature):
         own = self.options
         given = {key: value for key, value in options.items() if key not in own or (value is not None and key != "group_id")}
         return {**own, **given}
+
+    def _header_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for the header's calls."""
+        own = self["kwargs"]
+        return {**(own.get("kwargs") or {}), **{k: v for k, v in own.items() if k not in ("kwargs", "header", "body")}}
 
     def _header(self, app: Any) -> Any:
         """The header as a group of its own."""
@@ -174,6 +182,8 @@ class _chord(Signature):
         **options: Any,
     ) -> Any:
         """Send a header with this body; gives the body's result."""
+        from zerocelery.app.gathering import start_chord
+
         app = app or self._get_app(body)
         if eager:
             return header.apply(args=partial_args, kwargs=kwargs, task_id=task_id, **options)
@@ -183,12 +193,14 @@ class _chord(Signature):
         root_id = options.get("root_id")
         body.options.update((k, v) for k, v in options.items() if k not in _OF_THE_HEADER and v is not None)
         result = body.freeze(task_id or uuid(), group_id=group_id, root_id=root_id)
+        add_to_parent = options.pop("add_to_parent", True)
         sent = {key: value for key, value in options.items() if key not in _OF_THE_BODY}
         sent = {**{k: v for k, v in header.options.items() if k not in _OF_THE_BODY}, **sent}
-        args, kwargs = header._arguments(partial_args, kwargs)
-        start = app.backend.start_chord
-        header_result = start(header, group_id, body, result, args, kwargs, sent, interval=interval, max_retries=max_retries)
-        set_parent(result, header_result)
+        header_result = start_chord(
+            app, header, group_id, body, result, header._arguments(partial_args, kwargs), sent,
+            add_to_parent=add_to_parent, interval=interval, max_retries=max_retries,
+        )  # fmt: skip
+        result.parent = header_result
         return result
 
     def apply(
@@ -205,7 +217,7 @@ class _chord(Signature):
         own = tuple(self.args or ())
         if not args:
             args = own
-        kwargs = {**self["kwargs"].get("kwargs", {}), **(kwargs or {})}
+        kwargs = {**self._header_kwargs(), **(kwargs or {})}
         header = self._header(app)
         results = header.apply(args, kwargs).get(propagate=propagate)
         task_id = options.pop("task_id", None)
@@ -226,7 +238,7 @@ class _chord(Signature):
     ) -> Any:
         """Give header and body their ids now, in place; the body's result."""
         if not isinstance(self.tasks, group):
-            self.tasks = group(self.tasks, app=self._app, task_id=self.options.get("task_id"))
+            self.tasks = group(self.tasks, app=self.app, task_id=self.options.get("task_id"))
         header = self.tasks
         body_result = None
         if self.body is not None:

@@ -1,0 +1,459 @@
+"""Tasks from kombu's brokers, for the same worker, pool and leases.
+
+Chosen: a worker whose broker is kombu's owns a private node, at an address of its own, and an *intake* that feeds it.
+The intake consumes from the broker and submits each message to that node as the engine's task; the pool leases it from
+there as any other. So pools, recycling, late starts, priorities, expiry and what happens when a child is killed are the
+engine's, once, and a broker adds only the way in and the acknowledgement.
+
+    broker ── consumer ──► intake ── submit ──► private node ── lease ──► pool (prefork, threads, solo)
+       ▲                     ▲                                             │
+       └─── ack, reject ─────┴──────────────── a word ─────────────────────┘
+
+The word is a line in a named pipe, written by whoever runs the task: ``ack`` when it begins (the usual), or when it
+has ended (``acks_late``), ``reject`` or ``requeue``. A pipe and no result message: it holds for forked, spawned
+and threaded workers, costs no message, and is heard by the one thread that may touch kombu's channel.
+
+What is lost when something dies:
+
+- the intake or the whole worker: the broker has not been told of anything that had not begun, so it delivers again. A
+  word takes up to ``_LOOK`` seconds to become an acknowledgement: a worker killed within that time leaves a task that
+  has begun with the broker, and it is run again, though it was to be acknowledged early;
+- a child: the engine decides, by acks_late and reject_on_worker_lost, and ends the task with a verdict or runs it
+  again. Every task is sent with AFTERMATH, so a verdict comes to a strategy, which stores it and gives the word;
+- the private node: it has a journal, and the worker's supervisor starts it again.
+
+Not chosen: consuming in each child (a broker connection and a prefetch count for every process, and messages that wait
+behind a long task though others are idle); acknowledging by results in the intake's inbox (it would have to be told of
+beginnings, too, at the price of a message each).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zerocelery import states
+from zerocelery._state import Frame
+from zerocelery.app import codec
+from zerocelery.app.message import NO_EMBED, PROTOCOL_HEADERS, Head, body_of, head_bytes, read_head
+from zerocelery.app.stored import BrokerRun
+from zerocelery.app.trace import AppStrategy
+from zerocelery.backends.zmq import loss_exception
+from zerocelery.engine import node, wire
+from zerocelery.engine.producer import Producer
+from zerocelery.engine.strategy import Outcome
+from zerocelery.exceptions import InvalidTaskError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from zerocelery.app.base import Celery
+
+__all__ = ("BrokerStrategy", "Intake", "run_broker_worker", "task_from_message")
+
+logger = logging.getLogger("celery.worker")
+
+ACK, REJECT, REQUEUE = "ack", "reject", "requeue"
+_DELIVERY_TAG = "delivery_tag"
+
+#: How long one look at the broker takes while words may come (seconds), and when none is awaited.
+_LOOK = 0.05
+_LOOK_IDLE = 0.5
+
+
+# ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def task_from_message(message: Any, *, queue: str, flags: int = 0) -> wire.Task:
+    """The engine's task for a message of Celery's protocol 1 or 2.
+
+    Raises:
+        InvalidTaskError: it is neither.
+    """
+    headers = dict(message.headers or {})
+    body: bytes = message.body if isinstance(message.body, bytes) else bytes(str(message.body), "utf-8")
+    content = message.content_type or codec.JSON, str(message.content_encoding or codec.UTF8)
+    compression = headers.get("compression")
+    if "task" not in headers:
+        headers, content, body = _from_protocol_1(message)
+        compression = None
+    try:
+        return _task(headers, message, content=content, body=body, compression=compression, queue=queue, flags=flags)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidTaskError(f"the message is no task: {error!r}") from error
+
+
+def _task(
+    headers: dict[str, Any], message: Any, *, content: tuple[str, str], body: bytes, compression: str | None,
+    queue: str, flags: int,
+) -> wire.Task:  # fmt: skip
+    properties = dict(message.properties or {})
+    delivery = message.delivery_info or {}
+    limits = headers.get("timelimit") or (None, None)
+    priority = properties.get("priority")
+    ignore = headers.get("ignore_result")
+    head = Head(
+        content_type=content[0],
+        content_encoding=content[1],
+        compression=compression,
+        retries=int(headers.get("retries") or 0),
+        timelimit=(limits[0], limits[1]) if any(limits) else None,
+        root_id=headers.get("root_id"),
+        parent_id=headers.get("parent_id"),
+        group=headers.get("group"),
+        group_index=headers.get("group_index"),
+        shadow=headers.get("shadow"),
+        origin=headers.get("origin") or "",
+        argsrepr=headers.get("argsrepr"),
+        kwargsrepr=headers.get("kwargsrepr"),
+        reply_to=properties.get("reply_to"),
+        replaced_task_nesting=int(headers.get("replaced_task_nesting") or 0),
+        stamped_headers=headers.get("stamped_headers"),
+        stamps=headers.get("stamps") or None,
+        exchange=delivery.get("exchange"),
+        routing_key=delivery.get("routing_key"),
+        has_priority=priority is not None,
+        ignore_result=None if ignore is None else False,
+        headers={key: value for key, value in headers.items() if key not in PROTOCOL_HEADERS} or None,
+        properties={_DELIVERY_TAG: str(message.delivery_tag)},
+    )
+    return wire.Task(
+        id=str(headers["id"]),
+        name=str(headers["task"]),
+        queue=queue,
+        priority=min(max(int(priority or 0), 0), 255),
+        eta=_seconds(headers.get("eta")),
+        expires=_seconds(headers.get("expires")),
+        flags=flags | wire.AFTERMATH | (wire.IGNORE_RESULT if ignore else 0),
+        keep=0,
+        head=head_bytes(head),
+        body=body,
+    )
+
+
+def _from_protocol_1(message: Any) -> tuple[dict[str, Any], tuple[str, str], bytes]:
+    fields = message.decode() if message.accept is not None else message.payload
+    if not isinstance(fields, dict) or "task" not in fields:
+        raise InvalidTaskError("the message is of no protocol that Celery has")
+    embed = {key: fields.get(key) for key in ("callbacks", "errbacks", "chord")}
+    body = [fields.get("args") or (), fields.get("kwargs") or {}, {**embed, "chain": None}]
+    content_type, encoding, data = codec.dumps(body, message.content_type or codec.JSON)
+    return {**fields, "group": fields.get("group") or fields.get("taskset")}, (content_type, encoding), data
+
+
+def _seconds(moment: Any) -> float | None:
+    if moment is None:
+        return None
+    found = datetime.fromisoformat(moment.replace("Z", "+00:00")) if isinstance(moment, str) else moment
+    return float((found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp())
+
+
+# ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class BrokerStrategy(AppStrategy):
+    """Runs tasks that an intake has submitted, and gives the word about their messages.
+
+    Arguments:
+        words: path of the named pipe.
+    """
+
+    def __init__(self, app: Celery, words: str, *, hostname: str | None = None) -> None:
+        super().__init__(app, hostname=hostname)
+        self._fd = os.open(words, os.O_WRONLY | os.O_CLOEXEC)
+
+    def detach(self) -> None:
+        """Called when a worker ends; threads share the strategy, so the pipe stays open with the process."""
+
+    def make_run(self, task: wire.Task, head: Head, args: Any, kwargs: Any, embed: Any) -> BrokerRun:
+        backend = self.app.backend
+        return BrokerRun(task, head, args, kwargs, embed, self.hostname, codec=None, keeper=backend)
+
+    def run(self, task: wire.Task, /) -> Outcome:
+        tag = _tag_of(task)
+        if task.verdict:
+            return self._end(task, tag)
+        late = bool(task.flags & wire.ACK_LATE)
+        if not late:
+            self._say(ACK, tag)
+        outcome = super().run(task)
+        if late:
+            self._say(self._word_for(task, outcome), tag)
+        return outcome
+
+    def _word_for(self, task: wire.Task, outcome: Outcome) -> str:
+        if outcome.state == states.REJECTED:
+            return REQUEUE
+        known = self.app._tasks.get(task.name)
+        if outcome.state == states.FAILURE and known is not None and known.acks_on_failure_or_timeout is False:
+            return REJECT
+        return ACK
+
+    def _end(self, task: wire.Task, tag: str) -> Outcome:
+        """Store how the engine has ended the task: nobody else will."""
+        verdict = wire.decode_result(task.verdict)
+        head = _head_of(task)
+        try:
+            args, kwargs, embed = body_of(task, head, self.accepts)
+        except Exception:
+            args, kwargs, embed = (), {}, NO_EMBED
+        run = self.make_run(task, head, args, kwargs, embed)
+        if isinstance(verdict, wire.Malformed):
+            error: Exception = InvalidTaskError(verdict.reason)
+        else:
+            error = loss_exception(verdict)
+        frame = Frame(None, run)
+        logger.error("Task %s[%s] was ended: %s", task.name, task.id, error)
+        if not isinstance(verdict, wire.Malformed) and verdict.state == states.REVOKED:
+            self.app.backend.mark_as_revoked(task.id, str(error), request=frame.request)
+            run.outcome = Outcome(states.REVOKED, store=False)
+        else:
+            self._failed_unrun(run, error, None, store=not run.ignored_by_caller)
+        self._say(ACK, tag)
+        return run.outcome or Outcome(states.FAILURE, store=False)
+
+    def _say(self, word: str, tag: str) -> None:
+        # a line shorter than PIPE_BUF is written as a whole, whoever else writes
+        os.write(self._fd, f"{word} {tag}\n".encode())
+
+
+def _head_of(task: wire.Task) -> Head:
+    return read_head(task.head)
+
+
+def _tag_of(task: wire.Task) -> str:
+    return str((_head_of(task).properties or {}).get(_DELIVERY_TAG, ""))
+
+
+class BrokerStrategyFactory:
+    """Makes the strategy in whatever process a pool calls it."""
+
+    def __init__(self, factory: Callable[[], Any], words: str, hostname: str | None) -> None:
+        self.factory = factory
+        self.words = words
+        self.hostname = hostname
+
+    def __call__(self) -> BrokerStrategy:
+        app: Celery = self.factory().app
+        return BrokerStrategy(app, self.words, hostname=self.hostname)
+
+
+# ── the intake ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Intake:
+    """Consumes from the broker, submits to the private node, and acknowledges by the word.
+
+    Arguments:
+        address: of the private node.
+        words: path of the named pipe.
+        prefetch: how many messages to hold; 0 for as many as there are.
+        on_ready: called when it consumes for the first time.
+    """
+
+    def __init__(
+        self, app: Celery, *, address: str, words: str, prefetch: int, on_ready: Callable[[], None] | None = None
+    ) -> None:
+        self.app = app
+        self.address = address
+        self.prefetch = prefetch
+        self.on_ready = on_ready
+        self._words = os.open(words, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._rest = b""
+        self._held: dict[str, Any] = {}
+        self._later: set[str] = set()  # held for their time: they count for nothing in the prefetch
+        self._stopping = threading.Event()
+        self._policies: dict[str, int] = {}
+        self._policy = 0
+
+    def stop(self) -> None:
+        """Consume nothing more; what has not begun is the broker's again."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Consume until :meth:`stop`; a broker that goes away is waited for."""
+        strategy = AppStrategy(self.app)
+        self._policy, self._policies = strategy.policy, strategy.policies
+        producer = Producer(self.address)
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._consume(producer)
+                except self._connection_errors() as error:
+                    logger.warning("the broker is gone (%s): trying again", error)
+                    self._held.clear()
+                    self._stopping.wait(1.0)
+        finally:
+            producer.close()
+            os.close(self._words)
+
+    def _connection_errors(self) -> tuple[type[BaseException], ...]:
+        connection = self.app.connection_for_read()
+        found: tuple[type[BaseException], ...] = connection.connection_errors
+        return found
+
+    def _consume(self, producer: Producer) -> None:
+        with self.app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=3)
+            channel = connection.default_channel
+            consumer: Any = self.app.amqp.TaskConsumer(channel, prefetch_count=self.prefetch)
+            consumer.on_message = lambda message: self._take(message, producer, consumer)
+            with consumer:
+                if self.on_ready is not None:
+                    self.on_ready()
+                    self.on_ready = None
+                while not self._stopping.is_set():
+                    self._look(connection, consumer)
+                consumer.cancel()
+                self._hear_the_last(consumer)
+
+    def _look(self, connection: Any, consumer: Any) -> None:
+        with contextlib.suppress(socket.timeout):
+            connection.drain_events(timeout=_LOOK if self._held else _LOOK_IDLE)
+        self._hear(consumer)
+
+    def _hear_the_last(self, consumer: Any) -> None:
+        """What was said before the pool ended is in the pipe."""
+        self._hear(consumer)
+
+    def _take(self, message: Any, producer: Producer, consumer: Any) -> None:
+        queue = self._queue_of(message)
+        try:
+            task = task_from_message(message, queue=queue)
+        except Exception as error:
+            logger.error("a message that is no task is thrown away: %r", error)
+            message.reject()
+            return
+        flags = self._policies.get(task.name, self._policy)
+        tag = str(message.delivery_tag)
+        self._held[tag] = message
+        if task.eta is not None and task.eta > time.time() and self.prefetch:
+            self._later.add(tag)
+            consumer.qos(prefetch_count=self.prefetch + len(self._later))
+        producer.submit(task if not flags else _with_flags(task, flags))
+
+    def _queue_of(self, message: Any) -> str:
+        """The pool serves one queue of the private node for all of the broker's."""
+        return str(self.app.conf["task_default_queue"])
+
+    def _hear(self, consumer: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._rest += os.read(self._words, 65536)
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            word, _, tag = line.decode().partition(" ")
+            self._settle(word, tag, consumer)
+
+    def _settle(self, word: str, tag: str, consumer: Any) -> None:
+        message = self._held.pop(tag, None)
+        if tag in self._later:
+            self._later.discard(tag)
+            consumer.qos(prefetch_count=self.prefetch + len(self._later))
+        if message is None or message.acknowledged:
+            return  # of a connection that is gone: the broker delivers it again
+        if word == REQUEUE:
+            message.requeue()
+        elif word == REJECT:
+            message.reject()
+        else:
+            message.ack()
+
+
+def _with_flags(task: wire.Task, flags: int) -> wire.Task:
+    return msgspec.structs.replace(task, flags=task.flags | flags)
+
+
+# ── the worker ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PrivateNode:
+    """A directory with a node's address and the pipe; both are gone at the end."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.mkdtemp(prefix="zerocelery-")
+        self.address = f"zmq://{self.directory}"
+        self.words = str(Path(self.directory) / "words")
+        os.mkfifo(self.words, 0o600)
+        # a pipe that somebody reads can be opened for writing by whoever comes first
+        self._keep_open = os.open(self.words, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """End the node, and remove the directory."""
+        from zerocelery.engine.address import parse_address
+
+        pid = node.owner_pid(parse_address(self.address))
+        if pid:
+            _end(pid)
+        os.close(self._keep_open)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _end(pid: int) -> None:
+    try:
+        watch = os.pidfd_open(pid)
+    except OSError:
+        return
+    with contextlib.closing(os.fdopen(watch, "rb", closefd=True)), contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        select.select([watch], [], [], 5.0)
+
+
+def run_broker_worker(
+    app: Celery,
+    *,
+    strategy_factory: Callable[[], Any],
+    pool: Any,
+    concurrency: int,
+    queues: Sequence[str],
+    name: str,
+    max_tasks_per_child: int | None = None,
+    start_method: Any = "fork",
+    on_ready: Callable[[], None] | None = None,
+) -> int:
+    """Run a worker whose broker is kombu's, until SIGTERM or SIGINT; the exit status."""
+    from zerocelery.engine.pool import run_worker
+
+    app.select_queues(queues)
+    private = PrivateNode()
+    multiplier = int(app.conf["worker_prefetch_multiplier"] or 0)
+    intake = Intake(
+        app, address=private.address, words=private.words, prefetch=concurrency * multiplier, on_ready=on_ready
+    )
+    thread = threading.Thread(target=intake.run, name="zerocelery-intake", daemon=True)
+
+    def joined() -> None:
+        # the pool's processes have been forked by now: no thread of ours was alive in between
+        if not thread.is_alive():
+            thread.start()
+
+    try:
+        return run_worker(
+            address=private.address,
+            strategy_factory=BrokerStrategyFactory(strategy_factory, private.words, name),
+            pool=pool,
+            concurrency=concurrency,
+            queues=(str(app.conf["task_default_queue"]),),
+            name=name,
+            max_tasks_per_child=max_tasks_per_child,
+            start_method=start_method,
+            on_ready=joined,
+        )
+    finally:
+        intake.stop()
+        if thread.is_alive():
+            thread.join(timeout=5.0)
+        private.close()
