@@ -234,7 +234,8 @@ class AsyncResult(ResultBase, _Typed["R"]):
     @property
     def ignored(self) -> bool | None:
         """Whether nobody keeps this result."""
-        return self.__dict__.get("_ignored", False)
+        ignored: bool | None = self.__dict__.get("_ignored", False)
+        return ignored
 
     @ignored.setter
     def ignored(self, value: bool | None) -> None:
@@ -732,7 +733,11 @@ class ResultSet(ResultBase):
         return callback
 
     def _failed_join_report(self) -> Iterator[Any]:
-        return (result for result in self.results if result.backend.is_cached(result.id) and result.state in states.PROPAGATE_STATES)
+        return (
+            result
+            for result in self.results
+            if result.backend.is_cached(result.id) and result.state in states.PROPAGATE_STATES
+        )
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -816,7 +821,7 @@ class ResultSet(ResultBase):
         on_message: Callable[[Any], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Pairs of id and meta, in the order in which the tasks end; of a group within, its results instead of a meta."""
+        """Pairs of id and meta, as the tasks end; of a group within, its results instead of a meta."""
         if not self.results:
             return iter(())
         return self.backend.iter_native(  # type: ignore[no-any-return]
@@ -856,7 +861,9 @@ class ResultSet(ResultBase):
                 values[place[task_id]] = value
         return values if callback is None else None
 
-    def _group_value(self, results: list[Any], timeout: float | None, propagate: bool, disable_sync_subtasks: bool) -> Any:
+    def _group_value(
+        self, results: list[Any], timeout: float | None, propagate: bool, disable_sync_subtasks: bool
+    ) -> Any:
         return [
             result.get(timeout=timeout, propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
             for result in results
@@ -944,10 +951,9 @@ class GroupResult(ResultSet):
     @classmethod
     def restore(cls, id: str, backend: Any = None, app: Celery | None = None) -> Any:
         """The result of a group that was saved; None of one that was not."""
-        if app is None:
-            app = cls.app if not isinstance(cls.app, property) else app_or_default()
-        backend = backend or app.backend  # type: ignore[union-attr]
-        return backend.restore_group(id)
+        own: Any = cls.__dict__.get("app")  # set where an app has made a class of its own; else it is a property
+        found: Any = app or (own if own is not None and not isinstance(own, property) else app_or_default())
+        return (backend or found.backend).restore_group(id)
 
     def as_tuple(self) -> Any:
         """``((id, parent), members)``: what :func:`result_from_tuple` reads."""
@@ -961,10 +967,10 @@ class GroupResult(ResultSet):
         if isinstance(other, GroupResult):
             return bool(other.id == self.id and other.results == self.results and other.parent == self.parent)
         if isinstance(other, str):
-            return other == self.id
+            return bool(other == self.id)
         return NotImplemented
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]  # a set of results changes, a group's id doesn't
         return hash(self.id)
 
     def __str__(self) -> str:

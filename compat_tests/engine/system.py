@@ -113,7 +113,7 @@ class Peer:
         holding = [entry.key for entry in self.todo] + ([self.now.key] if self.now else [])
         reports = [report for _, several in self.unanswered for report in several]
         self.unanswered = [(0, reports)] if reports else []
-        if not holding:
+        if not holding and not reports:
             self.word = self.system.machine.words[self.word_path] = [NOTHING, 0]
         self.send(
             wire.Join(
@@ -288,9 +288,7 @@ class System:
             self.links[id(producer)] = made
             return made
 
-        producer = Producer(
-            self.address, options=ProducerOptions(keeper=False, **options), link=link, clock=self.clock
-        )
+        producer = Producer(self.address, options=ProducerOptions(keeper=False, **options), link=link, clock=self.clock)
         self.producers.append(producer)
         return producer
 

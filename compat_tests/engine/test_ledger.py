@@ -119,7 +119,9 @@ def test_a_task_that_comes_back_takes_its_old_place(ledger: Ledger) -> None:
     for name in "abcd":
         accept(ledger, name)
     one, two, three = (take(ledger) for _ in range(3))
-    assert one is not None and two is not None and three is not None
+    assert one is not None
+    assert two is not None
+    assert three is not None
     two.lease = 7
     ledger.put_back(two)
     assert two.lease == 0
@@ -340,9 +342,8 @@ class Queues(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            got = []
-            for _ in range(len(self.waiting)):
-                got.append(self._take(["a", "b", "c"]))
+            while self.waiting:
+                assert self._take(["a", "b", "c"]) is not None
             assert not self.waiting
             assert self._take(["a", "b", "c"]) is None
         finally:

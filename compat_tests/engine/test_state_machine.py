@@ -10,19 +10,16 @@ import random
 import shutil
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from compat_tests.engine.system import Peer, System, task
 from zerocelery.engine import wire
-from zerocelery.engine.collector import Collector
-from zerocelery.engine.journal import Journal
 from zerocelery.engine.producer import Producer
 from zerocelery.transport.memory import Connection, Line
 
@@ -33,7 +30,7 @@ WORK = [
     ["retries"], ["hand back"], ["look", "start", "ok"], ["look", "hand back"],
 ]  # fmt: skip
 
-#: What may happen: a method of the play, and what each of its arguments may be; what happens more often comes more often.
+#: What may happen: a method of the play, and what each of its arguments may be; the usual comes more often.
 USUAL: list[tuple[str, dict[str, list[Any]]]] = [
     ("everybody_acts", {"rounds": [1, 2], "finish": [True, False, False]}),
     ("everybody_acts", {"rounds": [1], "finish": [False]}),
@@ -98,7 +95,7 @@ def one_of(steps: list[tuple[str, dict[str, list[Any]]]]) -> st.SearchStrategy[C
 class Play(RuleBasedStateMachine):
     """One system. Whoever takes part is named by number, so that a failing program reads and shrinks well.
 
-    Two rules with many choices: with a rule for each, Hypothesis would leave half of the usual course out of most plays.
+    Two rules with many choices: with a rule for each, Hypothesis would leave half of the usual out of most plays.
     """
 
     def __init__(self) -> None:

@@ -437,7 +437,7 @@ def test_a_free_port_is_found_and_told(short_path: Path) -> None:
             address = parse_address("zmq://127.0.0.1:0", directory=short_path)
             port, other = bench.node(address), bench.node(address)
             assert port.address.port != other.address.port
-            assert 0 < port.address.port
+            assert port.address.port > 0
             assert port.address.url == f"zmq://127.0.0.1:{port.address.port}"
 
 

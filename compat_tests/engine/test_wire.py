@@ -81,7 +81,9 @@ def plain(value: Any) -> Any:
 
 def defined() -> set[type[Struct]]:
     return {
-        value for value in vars(wire).values() if inspect.isclass(value) and issubclass(value, Struct) and value != Struct
+        value
+        for value in vars(wire).values()
+        if inspect.isclass(value) and issubclass(value, Struct) and value != Struct
     }
 
 
@@ -250,7 +252,9 @@ def test_text_that_is_no_text_is_refused() -> None:
 @pytest.mark.parametrize(("decode", "message"), PAIRS, ids=IDS)
 def test_what_is_too_short_is_refused(decode: Callable[..., Any], message: type[Struct]) -> None:
     tag = message.__struct_config__.tag
-    assert isinstance(decode(wire.encode([] if tag is None else [tag])), wire.Malformed) or not message.__struct_fields__
+    assert (
+        isinstance(decode(wire.encode([] if tag is None else [tag])), wire.Malformed) or not message.__struct_fields__
+    )
 
 
 # ── versions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -306,7 +310,9 @@ def test_malformed_says_why() -> None:
 
 
 def test_a_task_that_comes_with_a_verdict_counts_nowhere_and_is_not_run_twice() -> None:
-    one = wire.Task(id="a", name="t", flags=wire.MEMBER | wire.AFTERMATH | wire.ACK_LATE, eta=5.0, expires=9.0, gather="g")
+    one = wire.Task(
+        id="a", name="t", flags=wire.MEMBER | wire.AFTERMATH | wire.ACK_LATE, eta=5.0, expires=9.0, gather="g"
+    )
     after = wire.aftermath(one, b"verdict")
     assert after.flags == wire.ACK_LATE | wire.SETTLED
     assert (after.verdict, after.eta, after.expires, after.gather) == (b"verdict", None, None, None)

@@ -23,8 +23,11 @@ from zerocelery.engine import wire
 #: Outcomes that the engine itself makes when a process was lost.
 LOSSES = frozenset({"worker-lost", "dead"})
 
-#: What is written to the microsecond by two processes may be out of order by this much (seconds).
+#: What two processes write down at the same time may be out of order by this much (seconds).
 _SKEW = 0.005
+
+#: A run's result has left its process this long after the run, where there is a node to take it (seconds).
+_SETTLED = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,7 @@ class History:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What the nemesis did to one process: ``killed``, or ``frozen`` (then for how long)."""
+    """What the nemesis did to one process: ``killed`` or ``frozen``, until when; or that there was no ``node``."""
 
     what: str
     pid: int
@@ -177,12 +180,16 @@ class _Check:
         for operation in operations:
             self._take(operation)
         self.starts: dict[str, list[Line]] = defaultdict(list)
+        self.ends: dict[tuple[str, int], float] = {}
         self.faults: dict[int, list[Fault]] = defaultdict(list)
+        self.outages = [fault for fault in faults if fault.what == "node"]
         for fault in faults:
             self.faults[fault.pid].append(fault)
         for line in sorted(runs, key=lambda line: line.at):
             if line.what == "start":
                 self.starts[line.task].append(line)
+            elif line.what == "end":
+                self.ends[line.task, line.pid] = line.at
             elif line.what == "die":  # a task that ends its own process
                 self.faults[line.pid].append(Fault("killed", line.pid, line.at))
 
@@ -243,11 +250,23 @@ class _Check:
         return any(self._hit(line) for line in starts)
 
     def _hit(self, line: Line) -> bool:
-        """Whether the process of a run was killed after the run began, or was frozen then."""
+        """Whether a fault hit the process of a run before the run's result was safe."""
         return any(
-            fault.at + _SKEW >= line.at or (fault.what == "frozen" and fault.until + _SKEW >= line.at)
+            max(fault.at, fault.until) + _SKEW >= line.at and fault.at <= self._safe_at(line)
             for fault in self.faults.get(line.pid, ())
+            if fault.what != "node"
         )
+
+    def _safe_at(self, line: Line) -> float:
+        """When the result of a run had left its process: soon after its end, or after the node's return."""
+        end = self.ends.get((line.task, line.pid))
+        if end is None:
+            return float("inf")
+        safe = end + _SETTLED
+        for outage in sorted(self.outages, key=lambda outage: outage.at):
+            if outage.at <= safe <= outage.until + _SETTLED:
+                safe = outage.until + _SETTLED
+        return safe
 
     def _judge_runs(self, verdict: Verdict, task: str, starts: list[Line]) -> None:
         submitted = self.submitted.get(task)

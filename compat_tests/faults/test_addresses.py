@@ -1,4 +1,4 @@
-"""One node at each address, and nobody in its place: locks, ports, sockets, modes (fault matrix, rows 29 and 55 to 57)."""
+"""One node at each address, and nobody in its place: locks, ports, sockets, modes (rows 29 and 55 to 57)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_a_second_node_at_an_ipc_address_is_refused_and_says_who_has_it(rig: Rig
     assert works(rig, client)
     inodes = [(rig.box.node_dir / name).stat().st_ino for name in SOCKETS]
     said = refused(rig, rig.node(wait=False))
-    assert f"NodeRunning: a node is running already at {rig.url} (pid {first.pid}, directory {rig.box.node_dir})" in said
+    assert (
+        f"NodeRunning: a node is running already at {rig.url} (pid {first.pid}, directory {rig.box.node_dir})" in said
+    )
     assert [(rig.box.node_dir / name).stat().st_ino for name in SOCKETS] == inodes
     assert works(rig, client)
     assert status_of(client)["pid"] == first.pid

@@ -72,13 +72,13 @@ def test_a_node_killed_within_sqlites_commit_loses_and_doubles_nothing(rig: Rig,
             "strace", "-f", "-q", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}",
             "-p", str(node.pid), "-o", str(rig.box.home / f"trace-{when}"),
         )  # fmt: skip
-        wait_until(lambda node=node: _traced(node.pid) or tracer.poll() is not None)
+        wait_until(lambda node=node, tracer=tracer: _traced(node.pid) or tracer.poll() is not None)
         if tracer.poll() is not None and node.poll() is None:
             pytest.skip(f"strace can't attach: {rig.box.output(tracer)}")
         tasks = [task("echo", number, to=client) for number in range(3)]
         tokens = [client.submit(one) for one in tasks]
         one_more = task("echo", "more", to=client)
-        wait_until(lambda node=node, more=one_more: node.poll() is not None or client.submit(more) < 0)
+        wait_until(lambda node=node, to=client, more=one_more: node.poll() is not None or to.submit(more) < 0)
         assert node.returncode == -signal.SIGKILL
         tracer.wait(20)
         successor = rig.node(durability="power")
@@ -251,7 +251,7 @@ def test_a_submit_to_a_frozen_node_fails_at_its_deadline_and_its_tasks_arrive_la
     assert value_of(client.wait(first.id, token=client.submit(first), timeout=20)) is None
     os.kill(node.pid, signal.SIGSTOP)
     taken = []
-    with pytest.raises(Exception, match="50 tasks of this process wait for its acknowledgement"):
+    with pytest.raises(Exception, match="50 tasks of this process wait for its acknowledgement"):  # noqa: PT012
         for _ in range(100):
             one = task("echo", to=client)
             client.submit(one)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from zerocelery.engine import collector, wire
+from zerocelery.engine import node as node_module
 from zerocelery.engine.collector import Limits
 from zerocelery.engine.node import Node, run_node
 from zerocelery.engine.pool import run_worker
@@ -40,7 +41,7 @@ LATE_REJECT = wire.ACK_LATE | wire.REJECT_ON_LOST
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the record: ``what`` is start or end."""
+    """One line of the record: ``what`` is start, end, or die (the task is about to end its process)."""
 
     what: str
     task: str
@@ -79,7 +80,7 @@ class Record:
         """Tasks that have begun more often than they have ended."""
         counts: dict[str, int] = {}
         for line in self.lines():
-            counts[line.task] = counts.get(line.task, 0) + (1 if line.what == "start" else -1)
+            counts[line.task] = counts.get(line.task, 0) + {"start": 1, "end": -1}.get(line.what, 0)
         return {task for task, count in counts.items() if count > 0}
 
 
@@ -175,10 +176,9 @@ def recurse_in_c() -> None:
     """Overflow the C stack, where no recursion limit helps."""
     sys.setrecursionlimit(1 << 30)
     nested: list[Any] = []
-    for _ in range(2_000_000):
+    for _ in range(300_000):
         nested = [nested]
     repr(nested)
-    functools.reduce(lambda f, _: functools.partial(f), range(2_000_000), len)([])
     os.abort()  # where the interpreter of the day guards even this
 
 
@@ -216,6 +216,7 @@ def raises(kind: str) -> None:
     if kind == "needs two":
         raise NeedsTwo("one", "two")
     if kind == "local class":
+
         class Local(Exception):
             pass
 
@@ -312,6 +313,8 @@ class Recording:
     def run(self, task: wire.Task, /) -> Any:
         args, kwargs = pickle.loads(task.body)
         self.record.append("start", task.id)
+        if task.name == "poison":
+            self.record.append("die", task.id)
         try:
             return FUNCTIONS[task.name](*args, **kwargs)
         finally:
@@ -348,7 +351,18 @@ def restarting_program(arguments: list[str]) -> int:
             return status
 
 
+def _plant(name: str | None) -> None:
+    """Break the engine on purpose in this process: the checker has to notice."""
+    if name:
+        from compat_tests.faults import planted
+
+        planted.BUGS[name].plant()
+
+
 def worker_program(options: argparse.Namespace) -> int:
+    _plant(options.plant)
+    if options.no_node:
+        node_module.ensure_node = lambda *_, **__: None
     if options.foreign:
         # As a worker of another machine, or of another container on this one: the node can't look after its process.
         from zerocelery.engine import worker as module
@@ -372,6 +386,7 @@ def _up(node: Node) -> None:
 
 
 def node_program(options: argparse.Namespace) -> int:
+    _plant(options.plant)
     if options.rejoin is not None:
         collector._REJOIN_SECONDS = options.rejoin  # type: ignore[misc]
     given = {
@@ -400,6 +415,8 @@ def main(arguments: Iterable[str]) -> int:
     worker.add_argument("--max-tasks", type=int)
     worker.add_argument("--slow-results", type=float, default=0.0)
     worker.add_argument("--foreign", action="store_true")
+    worker.add_argument("--no-node", action="store_true", help="start none")
+    worker.add_argument("--plant")
     worker.set_defaults(run=worker_program)
     node = programs.add_parser("node")
     node.add_argument("url")
@@ -408,6 +425,7 @@ def main(arguments: Iterable[str]) -> int:
     node.add_argument("--max-losses", type=int)
     node.add_argument("--max-message", type=int)
     node.add_argument("--rejoin", type=float)
+    node.add_argument("--plant")
     node.add_argument("--durability", default="process")
     node.set_defaults(run=node_program)
     options = parser.parse_args(list(arguments))

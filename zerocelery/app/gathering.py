@@ -23,8 +23,8 @@ from zerocelery import _state, states
 from zerocelery._ids import uuid
 from zerocelery.app import codec, links
 from zerocelery.app.context import Context
-from zerocelery.app.sending import Results
 from zerocelery.app.message import Head, gather_of, head_bytes
+from zerocelery.app.sending import Results
 from zerocelery.canvas.chains import _chain, as_sent, hand_on
 from zerocelery.canvas.chords import _chord
 from zerocelery.canvas.groups import group, maybe_unroll_group
@@ -50,7 +50,14 @@ CANVAS = "celery.chord"
 def reference(gather: str, body: Any) -> dict[str, Any]:
     """What a member's message has in the place of its chord."""
     options = {"task_id": body.options.get("task_id"), "gather": gather}
-    return {"task": body["task"], "args": [], "kwargs": {}, "options": options, "subtask_type": None, "immutable": False}
+    return {
+        "task": body["task"],
+        "args": [],
+        "kwargs": {},
+        "options": options,
+        "subtask_type": None,
+        "immutable": False,
+    }
 
 
 # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,7 +112,7 @@ def _stream(
 ) -> list[Any]:
     """Send members as a generator makes them; their number is told when it has ended."""
     results: list[Any] = []
-    for task, result in members:
+    for task, result in app.sender.paced(members):
         if not results:
             body_result._token = app.sender.dispatch(_gathering(app, gather, None, body, True))
         results.append(header.send_member(task, result, *call))
@@ -346,13 +353,11 @@ def fail_canvas(app: Celery, task: wire.Task, canvas: Any, error: BaseException,
     """End all that would have come of a canvas, and call the errbacks in it."""
     frame = _state.Frame(None, _Run(task, backend), followups=[])
     encoded = backend.encode_exception(error, {})
-    endings = []
+    endings: list[wire.Ending] = []
     for call, errbacks in failures(canvas):
         endings.extend(_ending(app, call, encoded, task.topics))
         if errbacks:
-            call_frame = _state.Frame(
-                None, _Run(task, backend), request=request_for(call), followups=frame.followups
-            )
+            call_frame = _state.Frame(None, _Run(task, backend), request=request_for(call), followups=frame.followups)
             links.call_errbacks(app, call_frame, errbacks, error, None)
     return Outcome(states.FAILURE, store=False, followups=frame.followups or (), endings=endings)
 
@@ -375,7 +380,7 @@ def request_for(call: Any) -> Context:
 
 
 def failures(canvas: Any, errbacks: Any = ()) -> Iterator[tuple[Any, list[Any]]]:
-    """The calls in a canvas whose results somebody may wait for, each with the errbacks that are to be called for it."""
+    """The calls in a canvas whose results somebody may wait for, each with the errbacks to be called for it."""
     canvas = maybe_signature(canvas)
     own = [*several(canvas.options.get("link_error")), *errbacks]
     if isinstance(canvas, group):

@@ -54,7 +54,7 @@ def _family(frame: Frame) -> dict[str, Any]:
 
 
 def _takes_more_than_id(task: Any, errback: Any) -> bool:
-    """Whether the errback wants request, exception and traceback; a bound task never does: it may want to be retried."""
+    """Whether the errback wants request, exception and traceback; a bound task never does: it may be retried."""
     import inspect
 
     if task._recipe is not None and task._recipe.bind:
@@ -66,5 +66,7 @@ def _takes_more_than_id(task: Any, errback: Any) -> bool:
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return True
     given = errback.kwargs or {}
-    open_ones = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in given]
+    open_ones = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in given
+    ]
     return len(open_ones) - len(errback.args or ()) > 1

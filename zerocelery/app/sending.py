@@ -25,7 +25,10 @@ from zerocelery.exceptions import AlwaysEagerIgnored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
 
     from zerocelery.app.base import Celery
     from zerocelery.app.task import Task
@@ -313,6 +316,16 @@ class Sender:
             self.flush_now()
         finally:
             _outgoing.reset(token)
+
+    def paced(self, items: Iterable[_T]) -> Iterator[_T]:
+        """The items; where one was long in coming, what was sent for it leaves before the next is asked for."""
+        began = time.monotonic()
+        for item in items:
+            slow = time.monotonic() - began > _TOGETHER_SECONDS
+            yield item
+            if slow:
+                self.flush_now()
+            began = time.monotonic()
 
     @contextmanager
     def following(self, frame: _state.Frame) -> Iterator[None]:

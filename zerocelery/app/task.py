@@ -518,7 +518,7 @@ class Task(_Typed["P", "R"]):
     def replace(self, sig: Signature) -> Any:
         """Let another call, or a canvas, take this task's place: ``return self.replace(sig)``.
 
-        It gets this task's id, and with it whoever waits for the result, this task's callbacks and errbacks, its place in
+        It gets this task's id, and with it whoever waits for the result, its callbacks and errbacks, its place in
         a chord and the rest of its chain. A group is replaced by the list of its results.
 
         Raises:

@@ -699,7 +699,7 @@ class SyncBackendMixin:
         ids = []
         for one in result.results:
             if isinstance(one, ResultSet):
-                yield one.id, one.results
+                yield getattr(one, "id", None), one.results
             else:
                 ids.append(one.id)
         if ids:

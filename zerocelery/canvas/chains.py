@@ -549,7 +549,9 @@ class _Steps:
 
 
 #: Options of a chain that aren't those of its first step.
-_NOT_OF_THE_FIRST = frozenset({"link", "link_error", "task_id", "group_id", "group_index", "chord", "root_id", "parent_id"})
+_NOT_OF_THE_FIRST = frozenset(
+    {"link", "link_error", "task_id", "group_id", "group_index", "chord", "root_id", "parent_id"}
+)
 
 
 def _move_links(step: Any, first: Any, rest: list[Any]) -> None:

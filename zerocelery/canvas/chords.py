@@ -152,7 +152,9 @@ class _chord(Signature):
 
     def _with_own(self, options: dict[str, Any]) -> dict[str, Any]:
         own = self.options
-        given = {key: value for key, value in options.items() if key not in own or (value is not None and key != "group_id")}
+        given = {
+            key: value for key, value in options.items() if key not in own or (value is not None and key != "group_id")
+        }
         return {**own, **given}
 
     def _header_kwargs(self) -> dict[str, Any]:
@@ -424,5 +426,3 @@ def _strip_chord_header_links(task: Any) -> None:
     elif isinstance(task, (group, _chain)):
         for member in task.tasks:
             _strip_chord_header_links(member)
-
-

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from zerocelery._ids import uuid
-from zerocelery.canvas.lazy import LazyList, as_tasks, several
-from zerocelery.canvas.signature import Signature, copied_options, maybe_signature
+from zerocelery.canvas.lazy import LazyList, as_tasks
+from zerocelery.canvas.signature import Signature, maybe_signature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class group(Signature):
         args, kwargs = self._arguments(args, kwargs)
         results = []
         with app.sender.together():
-            for task, result in self.members(group_id, chord=chord, root_id=options.get("root_id")):
+            for task, result in app.sender.paced(self.members(group_id, chord=chord, root_id=options.get("root_id"))):
                 results.append(self.send_member(task, result, args, kwargs, producer, options))
         return self.result_of(app, group_id, results, add_to_parent)
 
@@ -147,7 +147,9 @@ class group(Signature):
 
     def _with_own(self, options: dict[str, Any]) -> dict[str, Any]:
         own = self.options
-        given = {key: value for key, value in options.items() if key not in own or (value is not None and key != "group_id")}
+        given = {
+            key: value for key, value in options.items() if key not in own or (value is not None and key != "group_id")
+        }
         return {**own, **given}
 
     def _arguments(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -294,7 +296,8 @@ def maybe_unroll_group(one: Any) -> Any:
     """The only call of a group of one; of all others the group."""
     tasks = one.tasks
     if isinstance(tasks, LazyList) and not tasks.exhausted:
-        return tasks[0] if tasks and tasks.exhausted else one
+        # looking at its first item may find that it is the only one
+        return tasks[0] if bool(tasks) and bool(tasks.exhausted) else one
     try:
         size = len(tasks)
     except TypeError:
@@ -308,5 +311,3 @@ def _hinted(hint: Any) -> int:
         return int(hint())
     except (AttributeError, TypeError):
         return 0
-
-

@@ -26,7 +26,8 @@ def replacement(task: Task[..., Any], sig: Any) -> Any:
         raise ImproperlyConfigured("A signature replacing a task must not be part of a chord")
     if isinstance(sig, _chain) and not sig.tasks:
         raise ImproperlyConfigured("Cannot replace with an empty chain")
-    if isinstance(sig, group):
+    if isinstance(sig, group) or (isinstance(sig, _chain) and isinstance(maybe_signature(sig.tasks[-1]), group)):
+        # one id can have one result only
         sig |= task.app.tasks["celery.accumulate"].s(index=0)
     for callback in several(request.callbacks):
         sig.link(maybe_signature(callback, app=task.app))

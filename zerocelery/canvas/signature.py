@@ -311,13 +311,13 @@ class Signature(_Base):
 
     # ── combining ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def __or__(self, other: Any) -> Any:  # type: ignore[override]
+    def __or__(self, other: Any) -> Any:
         """``a | b``: a chain, in which b gets a's result."""
         from zerocelery.canvas.chains import joined
 
         return joined(self, other)
 
-    def __ior__(self, other: Any) -> Any:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> Any:
         # a dict would take the other's items over
         return self.__or__(other)
 
@@ -371,7 +371,7 @@ class Signature(_Base):
 
     @property
     def __name__(self) -> str:
-        return type(self).__name__
+        return type(self).__qualname__
 
 
 abstract.CallableSignature.register(Signature)

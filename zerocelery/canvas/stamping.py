@@ -19,22 +19,22 @@ __all__ = ("StampingVisitor",)
 class StampingVisitor(metaclass=ABCMeta):
     """Says which stamps a canvas's parts get: each method gives a dict of them.
 
-    With ``stamped_headers`` in that dict, its list says which keys are stamps; without it all are. What a group, a chain
-    or a chord's header is given goes to all calls in it.
+    With ``stamped_headers`` in that dict, its list says which keys are stamps; without it all are. What a group, a
+    chain or a chord's header is given goes to all calls in it.
     """
 
     def on_group_start(self, group: Any, **headers: Any) -> dict[str, Any]:
         """Stamps of all of a group."""
         return {}
 
-    def on_group_end(self, group: Any, **headers: Any) -> None:
+    def on_group_end(self, group: Any, **headers: Any) -> None:  # noqa: B027 - may be left as it is
         """Called when a group is stamped."""
 
     def on_chain_start(self, chain: Any, **headers: Any) -> dict[str, Any]:
         """Stamps of all of a chain."""
         return {}
 
-    def on_chain_end(self, chain: Any, **headers: Any) -> None:
+    def on_chain_end(self, chain: Any, **headers: Any) -> None:  # noqa: B027 - may be left as it is
         """Called when a chain is stamped."""
 
     @abstractmethod

@@ -157,7 +157,7 @@ class Collector:
     def from_producer(self, frame: bytes) -> None:
         """Take one frame from the PULL socket, whatever is in it."""
         message = wire.decode_from_producer(frame)
-        if type(message) is wire.Submit:
+        if isinstance(message, wire.Submit):
             self._submit(message)
         elif isinstance(message, wire.Malformed):
             self._malformed(message)

@@ -25,7 +25,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Raw
@@ -459,23 +459,15 @@ class Producer:
             self._await_node(patience if deadline is None else min(deadline, patience))
         mine = threading.Lock()
         mine.acquire()
-        with self._waiting:
-            self._waiters.setdefault(task_id, []).append(mine)
+        self._enrol((task_id,), mine)
         try:
             if token != self.epoch and task_id not in self._results:
                 self._ask([task_id], wait=True)
             return self._listen(task_id, mine, deadline)
         finally:
-            with self._waiting:
-                others = self._waiters.get(task_id, [])
-                if mine in others:
-                    others.remove(mine)
-                if not others:
-                    self._waiters.pop(task_id, None)
+            self._dismiss((task_id,), mine)
 
-    def wait_each(
-        self, tasks: Mapping[str, int | None], *, timeout: float | None = None
-    ) -> Iterator[wire.Result]:
+    def wait_each(self, tasks: Mapping[str, int | None], *, timeout: float | None = None) -> Iterator[wire.Result]:
         """The final results of many tasks, as they come.
 
         Arguments:
@@ -493,9 +485,7 @@ class Producer:
         mine = threading.Lock()
         mine.acquire()
         pending = dict.fromkeys(tasks)
-        with self._waiting:
-            for task_id in pending:
-                self._waiters.setdefault(task_id, []).append(mine)
+        self._enrol(pending, mine)
         try:
             unknown = [i for i, token in tasks.items() if token != self.epoch and i not in self._results]
             if unknown:
@@ -510,13 +500,21 @@ class Producer:
                 if pending:
                     self._listen_once(pending, mine, deadline)
         finally:
-            with self._waiting:
-                for task_id in tasks:
-                    others = self._waiters.get(task_id, [])
-                    if mine in others:
-                        others.remove(mine)
-                    if not others:
-                        self._waiters.pop(task_id, None)
+            self._dismiss(tasks, mine)
+
+    def _enrol(self, ids: Iterable[str], mine: threading.Lock) -> None:
+        with self._waiting:
+            for task_id in ids:
+                self._waiters.setdefault(task_id, []).append(mine)
+
+    def _dismiss(self, ids: Iterable[str], mine: threading.Lock) -> None:
+        with self._waiting:
+            for task_id in ids:
+                others = self._waiters.get(task_id, [])
+                if mine in others:
+                    others.remove(mine)
+                if not others:
+                    self._waiters.pop(task_id, None)
 
     def _listen_once(self, pending: Mapping[str, None], mine: threading.Lock, deadline: float | None) -> None:
         """Read the inbox, or wait for whoever reads it, until something has come for one of these."""

@@ -305,7 +305,7 @@ ToInbox = Welcome | Delivery
 class Report(Struct, array_like=True, frozen=True):
     """How one leased task went; all that is in here becomes durable together.
 
-    ``gathers`` and ``followups`` are groups and tasks that are accepted with its end, ``endings`` tasks that end with it.
+    ``gathers`` and ``followups`` are groups and tasks accepted with its end, ``endings`` tasks that end with it.
     """
 
     key: int

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ("CallableSignature", "CallableTask")
 
 
-class _Thing(metaclass=ABCMeta):
+class _Thing(metaclass=ABCMeta):  # noqa: B024 - what it asks for is in __required_attributes__
     """Base: a class belongs to it by having its methods, or by being registered."""
 
     __required_attributes__: frozenset[str] = frozenset()
@@ -21,7 +21,9 @@ class _Thing(metaclass=ABCMeta):
         required = cls.__dict__.get("__required_attributes__")
         if not required:
             return NotImplemented
-        return True if all(any(name in base.__dict__ for base in other.__mro__) for name in required) else NotImplemented
+        return (
+            True if all(any(name in base.__dict__ for base in other.__mro__) for name in required) else NotImplemented
+        )
 
 
 class CallableTask(_Thing):
