@@ -940,6 +940,16 @@ class GroupResult(ResultSet):
         """The members' results."""
         return self.results
 
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for all members, and return the list of their results; see :meth:`join`."""
+        try:
+            return super().get(*args, **kwargs)
+        except ChordError:
+            if self.parent is not None:
+                # what the member of the header has raised says more
+                self.parent.maybe_throw()
+            raise
+
     def save(self, backend: Any = None) -> Any:
         """Store which results the group has, for :meth:`restore`."""
         return (backend or self.app.backend).save_group(self.id, self)

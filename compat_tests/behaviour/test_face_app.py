@@ -109,11 +109,9 @@ def test_settings_are_read_at_the_first_look_and_people_are_told() -> None:
     assert told == ["configure", "after"]
 
 
-def test_a_broker_or_backend_that_is_not_there_yet_says_so() -> None:
-    with pytest.raises(ImproperlyConfigured, match="zmq://"):
-        Celery(broker="redis://user:secret@host", set_as_current=False).send_task("x")
-    with pytest.raises(ImproperlyConfigured, match="redis://user:\\*\\*@host"):
-        _ = Celery(backend="redis://user:secret@host", set_as_current=False).backend
+def test_a_backend_that_nobody_knows_says_so() -> None:
+    with pytest.raises(ImportError, match="nosuch"):  # what Celery raises
+        _ = Celery(backend="nosuch://user:secret@host", set_as_current=False).backend
 
 
 # tasks

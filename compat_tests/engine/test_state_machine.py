@@ -3,6 +3,7 @@ that the promises speak of. What must hold is checked after each step and, after
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -20,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from compat_tests.engine.system import Peer, System, task
 from zerocelery.engine import wire
+from zerocelery.engine.errors import NodeUnreachable
 from zerocelery.engine.producer import Producer
 from zerocelery.transport.memory import Connection, Line
 
@@ -324,7 +326,8 @@ class Play(RuleBasedStateMachine):
         producer = self.producers[self.tasks[task_id].owner]
         if producer._connected:
             self.tasks[task_id].kept = False
-            producer.forget([task_id])
+            with contextlib.suppress(NodeUnreachable):
+                producer.forget([task_id])
 
     # ── what must hold ───────────────────────────────────────────────────────────────────────────────────────────────
 

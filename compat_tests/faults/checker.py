@@ -103,7 +103,7 @@ class Verdict:
         unseen: has an outcome, and its owner, or somebody with its id, could not get it.
         duplicated: ran more than once, early, or late and no fault explains each run but the last.
         wrong: SUCCESS with another value than the function gives, or without having been run.
-        unexplained: told as lost, and no process that it ran in was killed or frozen.
+        unexplained: told as lost, and no process that it ran in was killed or frozen, or it was to be run again.
         hasty: began before its ETA.
         recovered: has an outcome though its receipt never came (fine).
         repeated: late tasks that ran again because of a fault (fine).
@@ -180,7 +180,7 @@ class _Check:
         for operation in operations:
             self._take(operation)
         self.starts: dict[str, list[Line]] = defaultdict(list)
-        self.ends: dict[tuple[str, int], float] = {}
+        self.ends: dict[tuple[str, int], list[float]] = defaultdict(list)
         self.faults: dict[int, list[Fault]] = defaultdict(list)
         self.outages = [fault for fault in faults if fault.what == "node"]
         for fault in faults:
@@ -189,7 +189,7 @@ class _Check:
             if line.what == "start":
                 self.starts[line.task].append(line)
             elif line.what == "end":
-                self.ends[line.task, line.pid] = line.at
+                self.ends[line.task, line.pid].append(line.at)
             elif line.what == "die":  # a task that ends its own process
                 self.faults[line.pid].append(Fault("killed", line.pid, line.at))
 
@@ -237,7 +237,8 @@ class _Check:
             verdict.wrong.append(task)
         elif outcome in LOSSES:
             verdict.told += 1
-            if not self._explained(task):
+            again = submitted.flags & wire.ACK_LATE and submitted.flags & wire.REJECT_ON_LOST
+            if not self._explained(task) or (again and outcome == "worker-lost"):
                 verdict.unexplained.append(task)
         elif outcome not in ("SUCCESS", "expired"):
             verdict.wrong.append(task)
@@ -259,7 +260,7 @@ class _Check:
 
     def _safe_at(self, line: Line) -> float:
         """When the result of a run had left its process: soon after its end, or after the node's return."""
-        end = self.ends.get((line.task, line.pid))
+        end = next((end for end in self.ends[line.task, line.pid] if end >= line.at), None)
         if end is None:
             return float("inf")
         safe = end + _SETTLED

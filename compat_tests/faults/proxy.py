@@ -17,7 +17,7 @@ class Proxy:
     Arguments:
         target: the node's first port on 127.0.0.1.
 
-    ``slice_bytes``: what is forwarded at once; ``connections`` counts those made so far.
+    ``connections`` counts those made so far.
     """
 
     def __init__(self, target: int) -> None:
@@ -29,6 +29,7 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
         self._open = True
+        self._deaf = False
         self._thread = threading.Thread(target=self._run, name="proxy")
 
     @property
@@ -45,9 +46,13 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def cut(self, *, stay: bool = False) -> None:
-        """Reset every connection; with ``stay``, refuse new ones until :meth:`heal`."""
-        asyncio.run_coroutine_threadsafe(self._cut(stay), self._loop).result()
+    def cut(self, *, stay: bool = False) -> int:
+        """Reset every connection, and say how many there were; with ``stay``, refuse new ones until :meth:`heal`."""
+        return asyncio.run_coroutine_threadsafe(self._cut(stay), self._loop).result()
+
+    def deafen(self) -> None:
+        """Drop, until the next cut, what the node says to those who are connected now."""
+        self._deaf = True
 
     def heal(self) -> None:
         self._open = True
@@ -73,26 +78,30 @@ class Proxy:
             except OSError:
                 writer.transport.abort()
                 return
-            for source, sink in ((reader, far_writer), (far_reader, writer)):
+            for source, sink, from_node in ((reader, far_writer, False), (far_reader, writer, True)):
                 self._writers.add(sink)
-                pump = asyncio.create_task(self._pump(source, sink))
+                pump = asyncio.create_task(self._pump(source, sink, from_node))
                 self._pumps.add(pump)
                 pump.add_done_callback(self._pumps.discard)
 
         await asyncio.start_server(connected, sock=listener)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, from_node: bool) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
+                if not (from_node and self._deaf):
+                    writer.write(data)
+                    await writer.drain()
         writer.close()
         self._writers.discard(writer)
 
-    async def _cut(self, stay: bool) -> None:
+    async def _cut(self, stay: bool) -> int:
         self._open = not stay
-        for writer in list(self._writers):
+        self._deaf = False
+        writers, self._writers = self._writers, set()
+        for writer in writers:
             writer.transport.abort()
+        return len(writers) // 2
 
     async def _end(self) -> None:
         await self._cut(True)

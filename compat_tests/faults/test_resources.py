@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import socket
 
+import msgspec
 import pytest
 
 from compat_tests.conftest import wait_until
-from compat_tests.faults.rig import Rig, assert_idle, status_of, task, value_of
-from zerocelery.engine.errors import NodeUnreachable
+from compat_tests.faults.rig import Rig, assert_idle, loss_of, resident_bytes, status_of, task, value_of
+from zerocelery.engine import wire
+from zerocelery.engine.errors import NodeUnreachable, PayloadTooLarge, QueueFull
 from zerocelery.engine.producer import Producer
 
 pytestmark = pytest.mark.faults
@@ -189,3 +194,189 @@ print("done", flush=True)
     assert_idle(client.pid)
     assert client.wait(20) == 0, rig.box.output(client)
     assert "waited" in rig.box.output(client)
+
+
+# ── high-water marks ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_with_high_water_marks_of_one_nothing_is_dropped(rig: Rig) -> None:
+    """Row 54: what the publisher drops for a slow subscriber, it asks for."""
+    rig.node(hwm=1)
+    rig.worker(concurrency=2)
+    rig.box.run(
+        CLIENT
+        + """
+from zerocelery.transport import zmq as transport
+
+transport._SUBSCRIBER_HWM = transport._TASKS_HWM = 1
+producer = Producer(url, options=ProducerOptions(connect_timeout=20))
+tasks = [task("echo", number, to=producer) for number in range(300)]
+tokens = [producer.submit(one) for one in tasks]
+assert producer.confirm(20)
+for number, (one, token) in enumerate(zip(tasks, tokens)):
+    assert value_of(producer.wait(one.id, token=token, timeout=20)) == number
+""",
+        rig.url,
+        "",
+        timeout=40,
+    )
+    runs = [run.id for run in rig.runs()]
+    assert len(runs) == len(set(runs)) == 300
+
+
+def test_a_full_queue_pushes_back_on_its_callers_and_takes_all_in_the_end(rig: Rig) -> None:
+    """Row 54: only those of the full queue wait."""
+    rig.node(queue_limit=100)
+    client = rig.client(connect_timeout=0.5)
+    tasks = [task("echo", number, to=client) for number in range(150)]
+    client.submit_many(tasks[:100])
+    assert client.confirm(20)
+    taken = 100
+    with pytest.raises(QueueFull, match="queue 'celery' at .* is full"):
+        for one in tasks[100:]:
+            client.submit(one)
+            taken += 1
+            client.confirm(0.01)
+    elsewhere = task("echo", "elsewhere", to=client, queue="other")
+    client.submit(elsewhere)
+    assert client.confirm(0.3) is False
+    assert status_of(client)["queues"]["other"]["waiting"] == 1
+    rig.worker(queues=["celery", "other"])
+    for number, one in enumerate(tasks[:taken]):
+        assert value_of(client.wait(one.id, timeout=20)) == number
+    assert value_of(client.wait(elsewhere.id, timeout=20)) == "elsewhere"
+    assert client.confirm(20)
+    assert len(rig.runs()) == taken + 1
+
+
+# ── sizes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def padded(client: Producer, size: int) -> wire.Task:
+    """A task whose message is of exactly this size."""
+    one, padding = task("echo", to=client), 0
+    for _ in range(3):
+        one = msgspec.structs.replace(one, body=json.dumps(["echo", "fits", "x" * padding]).encode())
+        padding += size - len(wire.encode_submit(client.inbox, client._next(), (one,)))
+    return one
+
+
+def test_a_task_of_the_largest_size_is_taken_and_one_byte_more_is_the_callers_error(rig: Rig) -> None:
+    """Row 49."""
+    rig.node(max_message=100_000)
+    rig.worker()
+    client = rig.client()
+    status_of(client)
+    fits = padded(client, 100_000)
+    assert value_of(client.wait(fits.id, token=client.submit(fits), timeout=20)) == "fits"
+    with pytest.raises(PayloadTooLarge, match=r"takes 100,001 bytes, and the node at .* takes 100,000 .*--max-message"):
+        client.submit(padded(client, 100_001))
+    assert client.unacknowledged() == []
+    # The next ones, and those beside a large one, are not affected.
+    one = task("echo", "next", to=client)
+    assert value_of(client.wait(one.id, token=client.submit(one), timeout=20)) == "next"
+    assert len(rig.runs()) == 2
+
+
+def test_many_tasks_that_fit_one_by_one_fit_together(rig: Rig) -> None:
+    """Row 49: a batch is as large as the node takes."""
+    rig.node(max_message=100_000)
+    rig.worker()
+    client = rig.client()
+    tasks = [task("echo", number, "x" * 5_000, to=client) for number in range(100)]
+    token = client.submit_many(tasks)
+    assert [value_of(client.wait(one.id, token=token, timeout=20)) for one in tasks] == list(range(100))
+
+
+def test_refused_tasks_are_offered_again_in_messages_that_the_node_takes(rig: Rig) -> None:
+    """Row 49: else it would cut the client off, and again, for ever."""
+    rig.node(max_message=100_000, queue_limit=10)
+    client = rig.client(connect_timeout=20)
+    tasks = [task("echo", number, "x" * 50_000, to=client) for number in range(100)]
+    client.submit_many(tasks)
+    wait_until(lambda: len(client._refused) > 50 or client.confirm(0.1))
+    rig.worker()
+    for number, one in enumerate(tasks):
+        assert value_of(client.wait(one.id, timeout=20)) == number
+
+
+def test_results_up_to_the_limit_arrive_and_larger_ones_are_the_tasks_failure(rig: Rig) -> None:
+    """Row 49."""
+    rig.node(max_message=100_000)
+    rig.worker()
+    client = rig.client()
+    tasks = [task("blob", 90_000, to=client) for _ in range(200)]
+    token = client.submit_many(tasks)
+    for one in tasks:
+        assert len(value_of(client.wait(one.id, token=token, timeout=20))) == 90_000
+    for size in (101_000, 1_200_000, 30_000_000):
+        one = task("blob", size, to=client)
+        loss = loss_of(client.wait(one.id, token=client.submit(one), timeout=20))
+        assert loss is not None
+        assert loss.kind == "too-large"
+    one = task("echo", "next", to=client)
+    assert value_of(client.wait(one.id, token=client.submit(one), timeout=20)) == "next"
+    assert status_of(client)["counters"]["lost"] == 0
+
+
+def shaken(path: str, kind: bytes) -> socket.socket:
+    """A connection to a node's socket on which the handshake of ZMTP 3.0 is done."""
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(10)
+    peer.connect(path)
+    peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+    ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
+    peer.sendall(b"\x04" + bytes((len(ready),)) + ready)
+    return peer
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tasks", b"PUSH"), ("leases", b"DEALER")])
+def test_a_message_of_a_gigabyte_is_refused_before_anything_is_allocated(rig: Rig, name: str, kind: bytes) -> None:
+    """Row 49: the node may have 200 MB more than it has."""
+    node = rig.node(memory=200 << 20)
+    rig.worker()
+    client = rig.client()
+    one = task("echo", "before", to=client)
+    assert value_of(client.wait(one.id, token=client.submit(one), timeout=20)) == "before"
+    for size in (1 << 30, 1 << 40, (1 << 63) - 1):
+        peer = shaken(str(rig.box.node_dir / name), kind)
+        with peer, contextlib.suppress(ConnectionError):
+            peer.sendall(b"\x02" + size.to_bytes(8, "big") + bytes(100_000))
+            while peer.recv(4096):  # until it cuts us off
+                pass
+    one = task("echo", "after", to=client)
+    assert value_of(client.wait(one.id, token=client.submit(one), timeout=20)) == "after"
+    assert node.poll() is None
+    assert resident_bytes(node.pid) < 200 << 20
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tasks", b"PUSH"), ("leases", b"DEALER")])
+def test_a_message_of_a_million_frames_does_no_harm(rig: Rig, name: str, kind: bytes) -> None:
+    """Row 49."""
+    node = rig.node(memory=300 << 20)
+    client = rig.client()
+    status_of(client)
+    with shaken(str(rig.box.node_dir / name), kind) as peer:
+        more, last = b"\x01\x01x", b"\x00\x01x"
+        peer.sendall(more * 999_999 + last)
+        wait_until(lambda: status_of(client)["counters"]["malformed"] >= 1)
+    status = status_of(client)
+    assert node.poll() is None
+    rig.worker()
+    one = task("echo", "after", to=client)
+    assert value_of(client.wait(one.id, token=client.submit(one), timeout=20)) == "after"
+    assert status["pid"] == node.pid
+
+
+def test_a_backlog_of_large_tasks_is_on_disk_not_in_memory(rig: Rig) -> None:
+    """Row 49: 400 MB wait, and the node may have 200 MB more than it has."""
+    node = rig.node(memory=200 << 20)
+    client = rig.client(window_bytes=16 << 20)
+    large = "x" * 1_000_000
+    for number in range(400):
+        client.submit(task("echo", number, large))
+    assert client.confirm(20)
+    assert node.poll() is None
+    assert resident_bytes(node.pid) < 150 << 20
+    rig.worker()
+    wait_until(lambda: len(rig.runs()) == 400)

@@ -13,13 +13,17 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
+
 from zerocelery import _state, signals
 from zerocelery._ids import uuid
 from zerocelery._state import frames
 from zerocelery.app import message as _message
-from zerocelery.app.message import Head, TaskMessage, head_bytes, plain_body, to_wire
+from zerocelery.app.codec import plain_json, plain_value
+from zerocelery.app.message import Head, TaskMessage, gather_of, head_bytes, plain_body, to_wire
 from zerocelery.app.routes import Router
 from zerocelery.app.ship import Shipment
+from zerocelery.canvas.signature import Signature
 from zerocelery.engine import wire
 from zerocelery.exceptions import AlwaysEagerIgnored
 
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
 
     from zerocelery.app.base import Celery
     from zerocelery.app.task import Task
-    from zerocelery.canvas.signature import Signature
 
 _before = signals.before_task_publish
 _after = signals.after_task_publish
@@ -70,6 +73,10 @@ _DROPPED = frozenset(
 #: What is sent together leaves when it is this much, or this old (seconds).
 _TOGETHER = 500
 _TOGETHER_SECONDS = 0.02
+
+
+#: The method as it is here: where it was replaced, whoever did so sees every call.
+_apply_async = Signature.apply_async
 
 
 class _Outgoing:
@@ -118,8 +125,8 @@ class Plan:
     """
 
     __slots__ = (
-        "_client", "_head", "_keep", "_make_result", "_name", "_priority", "_queue", "_wire_flags", "app", "check",
-        "eager", "epoch", "flags", "ignored", "options", "shipment", "usable",
+        "_client", "_head", "_keep", "_make_result", "_name", "_pattern", "_priority", "_queue", "_wire_flags", "app",
+        "check", "eager", "epoch", "flags", "ignored", "options", "shipment", "usable",
     )  # fmt: skip
 
     def __init__(self, sender: Sender, task: Task[..., Any]) -> None:
@@ -145,13 +152,12 @@ class Plan:
         self._priority = min(max(int(priority or 0), 0), 255)
         self._wire_flags = self.flags | (wire.IGNORE_RESULT if self.ignored else 0)
         self._keep = sender.keep
-        self._head = head_bytes(
-            Head(
-                origin=_message.origin(),
-                timelimit=limits if limits != (None, None) else None,
-                has_priority=priority is not None,
-            )
+        self._pattern = Head(
+            origin=_message.origin(),
+            timelimit=limits if limits != (None, None) else None,
+            has_priority=priority is not None,
         )
+        self._head = head_bytes(self._pattern)
         self._client = app.client
         self._make_result = _result_maker(app, task)
 
@@ -186,6 +192,48 @@ class Plan:
         result._token = client.submit(task)
         result.ignored = self.ignored
         return result
+
+    def member(self, sender: Sender, args: Any, kwargs: Any, options: dict[str, Any]) -> wire.Task | None:
+        """A plain call of the task as a member of a group or chord; None where this call needs the long way."""
+        if not _MEMBERS_OPTIONS.issuperset(options) or _before.receivers or _after.receivers or _sent.receivers:
+            return None
+        parent_id = options.get("parent_id")
+        if frames.get() is not None and not parent_id:
+            return None  # what runs here is its parent
+        if self.check is not None:
+            self.check(*args, **kwargs)
+        chord = options.get("chord")
+        gather = gather_of(chord)
+        body = plain_body(args, kwargs) if chord is None else sender.member_body(args, kwargs, chord)
+        if body is None or (chord is not None and gather is None):
+            return None
+        task_id, root_id = options["task_id"], options.get("root_id")
+        index = options.get("group_index")
+        return wire.Task(
+            id=task_id,
+            name=self._name,
+            queue=self._queue,
+            priority=self._priority,
+            flags=self._wire_flags if gather is None else self._wire_flags | wire.MEMBER,
+            topics=() if self.ignored else sender.topics,
+            keep=self._keep,
+            digest=None if self.shipment is None else self.shipment.send(self._client),
+            head=head_bytes(
+                msgspec.structs.replace(
+                    self._pattern,
+                    root_id=root_id if root_id != task_id else None,
+                    parent_id=parent_id,
+                    group=options.get("group_id"),
+                    group_index=index,
+                )
+            ),
+            body=body,
+            gather=gather,
+        )
+
+
+#: Options that a call in a group has in any case.
+_MEMBERS_OPTIONS = frozenset(["task_id", "group_id", "group_index", "root_id", "parent_id", "chord"])
 
 
 def _can_be_planned(sender: Sender, task: Task[..., Any]) -> bool:
@@ -244,6 +292,8 @@ class Sender:
         self._serializer: str = conf["task_serializer"]
         self._compression: str | None = conf["task_compression"]
         self._timezone = app.timezone
+        self._chord: Any = None
+        self._tail = b""
 
     @property
     def aftermath(self) -> int:
@@ -303,6 +353,36 @@ class Sender:
             self.flush_now()
         return client.producer.epoch
 
+    def send_member(self, call: Signature, result: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> bool:
+        """Send a call of a group by the short way, if that can be; whether it was."""
+        if type(call).apply_async is not _apply_async or call._type is None:
+            return False
+        task = call._type
+        if type(task).apply_async is not _task_apply_async():
+            return False
+        plan = task._planned()
+        if not plan.usable:
+            return False
+        args, kwargs, options = call._merge(args, kwargs, options)
+        prepared = plan.member(self, args, kwargs, options)
+        if prepared is None:
+            return False
+        result._token = self.dispatch(prepared)
+        result.ignored = plan.ignored
+        return True
+
+    def member_body(self, args: Any, kwargs: Any, chord: Any) -> bytes | None:
+        """The body of a plain call with a chord's reference, which is the same for all of a header."""
+        if chord is not self._chord:
+            tail = plain_value(chord)
+            if tail is None:
+                return None
+            self._chord, self._tail = chord, tail
+        body = plain_json(args, kwargs)
+        if body is None:
+            return None
+        return b'%s,{"callbacks":null,"errbacks":null,"chain":null,"chord":%s}]' % (body[:-1], self._tail)
+
     @contextmanager
     def together(self) -> Iterator[bool]:
         """Send what is sent within in as few messages as may be; gives whether some of it may leave before the end."""
@@ -319,12 +399,14 @@ class Sender:
 
     def paced(self, items: Iterable[_T]) -> Iterator[_T]:
         """The items; where one was long in coming, what was sent for it leaves before the next is asked for."""
+        slow = True  # the first one may have been waited for by whoever looked what it is
         began = time.monotonic()
         for item in items:
-            slow = time.monotonic() - began > _TOGETHER_SECONDS
+            slow = slow or time.monotonic() - began > _TOGETHER_SECONDS
             yield item
             if slow:
                 self.flush_now()
+                slow = False
             began = time.monotonic()
 
     @contextmanager
@@ -460,7 +542,7 @@ class Sender:
             reply_to=take("reply_to", None) or "",
             replaced_task_nesting=take("replaced_task_nesting", None) or 0,
             stamped_headers=stamped or None,
-            stamps={stamp: _several(take(stamp, None)) or [] for stamp in stamped},
+            stamps={stamp: take(stamp, None) for stamp in stamped},
             queue=queue,
             exchange=getattr(exchange, "name", exchange) or None,
             routing_key=take("routing_key", None) or getattr(declared, "routing_key", None) or queue,
@@ -545,6 +627,12 @@ class Sender:
                 eta=message.eta,
                 taskset=message.group,
             )
+
+
+def _task_apply_async() -> Any:
+    from zerocelery.app.task import Task as BaseTask
+
+    return BaseTask.apply_async
 
 
 def send_by_name(app: Celery, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:

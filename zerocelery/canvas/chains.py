@@ -411,6 +411,7 @@ class _Builder:
 
         header = self.tasks[-1]
         self.tasks[-1] = made = chord(header, body, app=header._app)
+        give_arguments(made, header)
         self._own = id(made)
 
     def _to_body(self, step: Any) -> None:
@@ -572,13 +573,20 @@ def upgraded(header: Any, step: Any, app: Any) -> Any:
     from zerocelery.canvas.chords import chord
 
     made = chord(header, body=step, task_id=header.options.get("task_id"), app=app)
-    made.args, made.immutable = header.args, header.immutable
-    more = {key: value for key, value in header["kwargs"].items() if key != "tasks"}
-    made["kwargs"]["kwargs"] = more
+    give_arguments(made, header)
     if made.options["task_id"] is None:
         # known from here on to whoever is to be given it
         made.options["task_id"] = header.options["task_id"] = uuid()
     return made
+
+
+def give_arguments(made: Any, header: Any) -> None:
+    """Let a chord have what its header, when that was a group by itself, was to be called with."""
+    if header.args:
+        made.args, made.immutable = header.args, header.immutable
+    more = {key: value for key, value in header["kwargs"].items() if key != "tasks"}
+    if more:
+        made["kwargs"]["kwargs"] = more
 
 
 def as_sent(body: Any) -> Any:

@@ -125,6 +125,8 @@ class group(Signature):
         """Send one call that was frozen; its result."""
         from zerocelery.canvas.chains import hand_on
 
+        if producer is None and task._type is not None and self._sends_shortly(task, result, args, kwargs, options):
+            return result
         if producer is not None:
             options = {**options, "producer": producer}
         chord = task.options.get("chord")
@@ -132,6 +134,10 @@ class group(Signature):
             options = {**options, "chord": chord}
         hand_on(task.apply_async(args, kwargs, add_to_parent=False, **options), result)
         return result
+
+    def _sends_shortly(self, task: Any, result: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> bool:
+        sender = task.app.sender
+        return bool(sender.send_member(task, result, args, kwargs, options))
 
     def result_of(self, app: Any, group_id: str, results: list[Any], add_to_parent: bool = True) -> Any:
         """The group's result; a child of the task that runs here."""

@@ -13,6 +13,7 @@
 
 :mod:`wire`       what travels: frames ⇄ typed messages
 :mod:`ledger`     the state of every task, in memory, pure
+:mod:`groups`     tasks whose ends are counted, and the body that follows the last of them
 :mod:`journal`    the ledger made durable
 :mod:`collector`  takes tasks in, receipts, hands out by lease
 :mod:`publisher`  sends receipts and results to inboxes, answers late askers

@@ -111,6 +111,7 @@ class Counters:
     duplicates: int = 0
     refused: int = 0
     malformed: int = 0
+    leases: int = 0
     finished: int = 0
     late: int = 0
     lost: int = 0
@@ -635,6 +636,7 @@ class Collector:
         if not worker.held:
             worker.beat = self.clock.monotonic()  # that it was silent while it had nothing to do says nothing
         self._lease_number += 1
+        self.counters.leases += 1
         number = self._lease_number
         self._left_of_lease[number] = len(taken)
         for entry in taken:
@@ -854,25 +856,28 @@ class Collector:
         """Take up the leases that the journal holds: each worker keeps its own if it comes back, else it is lost."""
         joins = dict(self.journal.known_workers())
         decoder = msgspec.msgpack.Decoder(list[tuple[int, int]])
+        leased: dict[int, tuple[int, str, int]] = {}
+        numbers: set[int] = set()
         for number, worker_id, blob in self.journal.open_leases():
+            numbers.add(number)
+            for key, flags in decoder.decode(blob):
+                leased.pop(key, None)  # handed back since, and leased again
+                leased[key] = (number, worker_id, flags)
+        for key, (number, worker_id, flags) in leased.items():
+            row = self.journal.task(key)
+            head = wire.decode_task_head(row[1]) if row else None
+            if row is None or not isinstance(head, wire.TaskHead):
+                continue
             worker = self.workers.get(worker_id)
             if worker is None:
                 worker = self._restore_worker(worker_id, joins.get(worker_id))
-            alive = 0
-            for key, flags in decoder.decode(blob):
-                row = self.journal.task(key)
-                head = wire.decode_task_head(row[1]) if row else None
-                if row is None or not isinstance(head, wire.TaskHead):
-                    continue
-                entry = Entry(key, head, row[1], losses=row[0])
-                entry.flags, entry.lease = flags, number
-                self.ledger.leased[key] = worker.held[key] = entry
-                self.ledger.lane(head.queue).stored -= 1
-                alive += 1
-            if alive:
-                self._left_of_lease[number] = alive
-            else:
-                self.journal.end_lease(number)
+            entry = Entry(key, head, row[1], losses=row[0])
+            entry.flags, entry.lease = flags, number
+            self.ledger.leased[key] = worker.held[key] = entry
+            self.ledger.lane(head.queue).stored -= 1
+            self._left_of_lease[number] = self._left_of_lease.get(number, 0) + 1
+        for number in numbers - self._left_of_lease.keys():
+            self.journal.end_lease(number)
         for worker_id in joins:
             if worker_id not in self.workers:
                 self.journal.worker(worker_id, None)

@@ -171,6 +171,7 @@ class Producer:
         self._results: dict[str, Raw] = {}
         self._results_bytes = 0
         self._states: dict[str, Raw] = {}  # the latest state of tasks that have not ended
+        self._unasked: dict[str, bool] = {}  # ids that could not be asked for, and whether somebody waits for their end
         self._pending: dict[str, None] = {}  # ids of which the node has said that they have not ended
         self._answers: dict[str, bytes] = {}
         self._shipped: set[str] = set()
@@ -527,13 +528,13 @@ class Producer:
             try:
                 reading = self._reader.acquire(blocking=False)
                 if reading:
-                    self._read(min(patience, _TICK if self._kept else _ASK_AFTER))
+                    self._read(min(patience, _TICK if self._kept or self._unasked else _ASK_AFTER))
             finally:
                 self._stop_reading()
             if not reading:
                 mine.acquire(timeout=min(patience, _ASK_AFTER))
             now = self._now()
-            if self._kept or not self._connected:
+            if self._kept or self._unasked or not self._connected:
                 self._maintain(now)
             if now >= ask_at:
                 self._ask(list(pending), wait=True)
@@ -554,7 +555,7 @@ class Producer:
                     raise TimeoutError(f"task {task_id} has not ended in time")
             try:
                 if self._reader.acquire(blocking=False):
-                    self._read(min(patience, _TICK if self._kept else _ASK_AFTER))
+                    self._read(min(patience, _TICK if self._kept or self._unasked else _ASK_AFTER))
                     raw = self._results.pop(task_id, None)
                     if raw is not None:
                         return raw
@@ -566,7 +567,7 @@ class Producer:
             if not reading:
                 mine.acquire(timeout=min(patience, _ASK_AFTER))
             now = self._now()
-            if self._kept or not self._connected:
+            if self._kept or self._unasked or not self._connected:
                 self._maintain(now)
             if now >= ask_at:
                 # A net under the numbering of deliveries: costs nothing where results come.
@@ -608,21 +609,38 @@ class Producer:
 
     def _ask(self, ids: Sequence[str], *, wait: bool) -> None:
         for start in range(0, len(ids), _BATCH):
-            frame = wire.encode(wire.Ask(self.inbox, list(ids[start : start + _BATCH]), wait))
+            batch = ids[start : start + _BATCH]
+            frame = wire.encode(wire.Ask(self.inbox, list(batch), wait))
             with self._lock:
-                if self._link is not None:
-                    self._link.send(frame)
+                if self._link is None or not self._link.send(frame):
+                    self._unasked.update(dict.fromkeys(batch, wait))
+
+    def _ask_again(self) -> None:
+        """Ask what could not be sent, for the connection was lost just then; called with ``_lock`` held."""
+        unasked, self._unasked = self._unasked, {}
+        for wait in (True, False):
+            self._ask([task_id for task_id, waits in unasked.items() if waits is wait], wait=wait)
 
     def forget(self, task_ids: Sequence[str]) -> None:
         """Remove results here and in the store."""
         for task_id in task_ids:
             self._drop_result(task_id)
             self._states.pop(task_id, None)
+        deadline = self._now() + self.options.connect_timeout
         if not self._connected:
-            self._await_node(self._now() + self.options.connect_timeout)
-        with self._lock:
-            if self._link is not None:
-                self._link.send(wire.encode(wire.Forget(self.inbox, list(task_ids))))
+            self._await_node(deadline)
+        self._post(wire.encode(wire.Forget(self.inbox, list(task_ids))), deadline)
+
+    def _post(self, frame: bytes, deadline: float) -> None:
+        """Send what takes no number and is sent once; where the connection was lost just now, to the next one."""
+        while True:
+            with self._lock:
+                if self._link is not None and self._link.send(frame):
+                    return
+            left = deadline - self._now()
+            if left <= 0:
+                raise self._unreachable()
+            self._step(min(left, _TICK))
 
     def query(self, what: str, argument: bytes = b"", *, timeout: float = 2.0) -> bytes:
         """Ask the node about itself; b"" where it doesn't know the question.
@@ -633,9 +651,7 @@ class Producer:
         deadline = self._now() + timeout
         self._await_node(deadline)
         token = secrets.token_hex(8)
-        with self._lock:
-            if self._link is not None:
-                self._link.send(wire.encode(wire.Query(self.inbox, token, what, argument)))
+        self._post(wire.encode(wire.Query(self.inbox, token, what, argument)), deadline)
         while token not in self._answers:
             left = deadline - self._now()
             if left <= 0:
@@ -695,7 +711,9 @@ class Producer:
 
     def _delivered(self, delivery: wire.Delivery) -> None:
         if delivery.session != self._session:
-            return  # of a node that has not welcomed this producer yet: its welcome says what was missed
+            # Of a node that has not welcomed this producer yet, or whose welcome was lost: it says what was missed.
+            self._connected = False
+            return
         if delivery.seq != self._deliveries + 1:
             self._missed()
         self._deliveries = delivery.seq
@@ -854,6 +872,8 @@ class Producer:
             if self._link is None:
                 return
             self._send_unsent()
+            if self._unasked:
+                self._ask_again()
             if now >= self._hello_at and (self._kept or not self._connected):
                 if now - self._heard > self.options.connect_timeout:
                     self._connected = False  # from here on submit waits for a node, and raises when none comes

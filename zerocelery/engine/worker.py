@@ -37,8 +37,10 @@ logger = logging.getLogger("zerocelery.worker")
 #: The most tasks that one worker holds; the node gives several only where they are known to be short.
 CAPACITY: Final = 128
 
-#: Results of short tasks are kept together for at most this long (seconds).
+#: Results of short tasks are kept together for at most this long (seconds), and up to this size: a node takes messages
+#: of its largest task and 1 MB more.
 _TOGETHER: Final = 0.001
+_TOGETHER_BYTES: Final = 512 << 10
 
 #: A task that runs for longer than this holds nothing up: what is finished leaves, what waits is handed back (seconds).
 _LONG: Final = 0.02
@@ -114,6 +116,7 @@ class Worker:
         self._running_key = -1
         self._blobs: dict[str, bytes | None] = {}
         self._stale = False
+        self._reports_bytes = 0
         self._flushed = 0.0
         self._beat = 0.0
         self._limit = 1 << 62  # the largest report that the node takes, in bytes
@@ -321,7 +324,7 @@ class Worker:
         if self.max_tasks is not None and self.finished >= self.max_tasks:
             self.since = 0.0
             self._leaving = True
-        elif self._todo and time.monotonic() - self._flushed > _TOGETHER:
+        elif self._todo and (self._reports_bytes > _TOGETHER_BYTES or time.monotonic() - self._flushed > _TOGETHER):
             self._flush(busy=False)
             self._flushed = time.monotonic()
 
@@ -352,6 +355,7 @@ class Worker:
         for one in outcome.followups:
             (followups if type(one) is wire.Task else gathers).append(Raw(wire.encode(one)))
         size = len(raw) + sum(memoryview(task).nbytes for task in followups)
+        self._reports_bytes += size
         if size > self._limit:
             loss = wire.Loss(
                 "too-large", f"the result takes {size:,} bytes, and the node at {self.address.url} takes "
@@ -384,6 +388,7 @@ class Worker:
         """Send all that is finished; keep it until the node has answered."""
         with self.lock:
             reports, self._reports = self._reports, []
+            self._reports_bytes = 0
             self._returned = []
             if kind is wire.Bye:
                 everything = [r for _, kept in self._unanswered for r in kept] + reports

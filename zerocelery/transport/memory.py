@@ -172,6 +172,9 @@ class MemoryClientLink:
         self.send, self.wait_sendable = tasks.send, tasks.wait_sendable
         self.receive, self.subscribe = results.receive, results.subscribe
 
+    def problem(self) -> str:
+        return ""
+
     def close(self) -> None:
         self.tasks.close()
         self.results.close()
