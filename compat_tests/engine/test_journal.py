@@ -122,15 +122,13 @@ def test_what_was_not_committed_is_not_there(opened: Callable[..., Journal]) -> 
     assert again.queues() == []
 
 
-def test_a_turn_that_only_the_log_has_survives(opened: Callable[..., Journal], path: Path) -> None:
+def test_a_turn_that_only_the_log_has_survives(opened: Callable[..., Journal]) -> None:
     journal = opened()
     journal.insert(1, 0, b"one")
     journal.result("a", "SUCCESS", NOW + 9, b"r", NOW)
     journal.commit()
     assert journal.behind
-    with sqlite3.connect(f"file:{shutil.copy(path, path.with_name('copy.db'))}?mode=ro", uri=True) as db:
-        assert db.execute("SELECT count(*) FROM tasks").fetchone() == (0,)
-    db.close()
+    assert journal._db.execute("SELECT count(*) FROM tasks").fetchone() == (0,)
     journal.abandon()
     again = opened()
     assert keys(again) == [1]
@@ -736,4 +734,4 @@ class Diary(RuleBasedStateMachine):
 
 
 TestDiary = Diary.TestCase
-TestDiary.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestDiary.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)

@@ -751,6 +751,18 @@ def test_a_worker_that_is_frozen_for_a_moment_keeps_its_task(rig: Rig) -> None:
     assert worker.poll() is None
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="an idle worker that is frozen still counts as ready until its lease has run out: see the report",
+)
+def test_an_idle_worker_that_is_frozen_gets_no_tasks(rig: Rig) -> None:
+    rig.worker("--concurrency", "2")
+    rig.ended(rig.send("echo"))
+    os.kill(rig.status()["workers"][0]["pid"], signal.SIGSTOP)
+    ids = rig.send_all([rig.task("echo", n) for n in range(2)])
+    assert {e.state for e in rig.all_ended(ids, timeout=3).values()} == {"SUCCESS"}
+
+
 def test_a_worker_whose_process_the_node_cannot_see_may_run_for_long(rig: Rig) -> None:
     """Of another machine or container: that it lives, it has to say itself; when it goes silent, it is lost."""
     rig.node("--lease-timeout", "2")
@@ -1028,6 +1040,33 @@ def test_a_full_queue_pushes_back_and_takes_on_when_there_is_room(rig: Rig) -> N
     assert [e.value for e in rig.all_ended(ids).values()] == [n * n for n in range(len(ids))]
     assert rig.ended(rig.send("square", 3)).value == 9
     assert Counter(line.task for line in rig.record.starts()).most_common(1)[0][1] == 1
+
+
+class Forgetful(ZmqClientLink):
+    """Loses the first delivery that has refusals, as a slow subscriber may lose any."""
+
+    lost = 0
+
+    def receive(self, seconds: float) -> bytes | None:
+        frame = super().receive(seconds)
+        delivery = wire.decode_to_inbox(frame[frame.find(b"\0") + 1 :]) if frame is not None else None
+        if isinstance(delivery, wire.Delivery) and delivery.refusals and not Forgetful.lost:
+            Forgetful.lost = len(delivery.refusals)
+            return super().receive(0)
+        return frame
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a refusal is said once; where it is lost, so is the task, in silence: see the report"
+)
+def test_a_refusal_that_got_lost_loses_no_task(rig: Rig) -> None:
+    rig.node("--queue-limit", "20")
+    rig._client = Producer(rig.url, link=Forgetful, options=ProducerOptions(connect_timeout=PATIENCE))
+    ids = rig.send_all([rig.task("square", n) for n in range(40)])
+    wait_until(lambda: rig.counters["refused"] == 20 and Forgetful.lost)
+    rig.worker()
+    rig.client.confirm(PATIENCE)
+    assert [e.value for e in rig.all_ended(ids, timeout=3).values()] == [n * n for n in range(40)]
 
 
 def test_a_fast_client_is_slowed_down_to_what_workers_manage(rig: Rig) -> None:

@@ -247,12 +247,24 @@ class Journal:
         """Open the log, and apply what a node that was killed has left in it."""
         self._log = os.open(path.with_suffix(".log"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._turn.generation = int(self.find_meta("log") or 0)
+        if self.durability == "power":
+            self._flush_directory(path.parent)
+        size = os.fstat(self._log).st_size
         with os.fdopen(os.dup(self._log), "rb") as file:
-            while (turn := _read_record(file)) is not None and turn.generation == self._turn.generation:
+            while (turn := _read_record(file, size)) is not None and turn.generation == self._turn.generation:
                 self._pending.take(turn)
                 self._logged = file.tell()
         if self._logged:
             self.apply()
+
+    @staticmethod
+    def _flush_directory(directory: Path) -> None:
+        """A file that was just made may be gone after a power cut, with all that was flushed to it."""
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Commit what is open and let go of the files."""
@@ -387,8 +399,8 @@ class Journal:
         payload = msgpack_encode(turn)
         record = _RECORD.pack(len(payload), zlib.crc32(payload)) + payload
         written = os.pwrite(self._log, record, self._logged)
-        if written < len(record):  # a full disk takes a part first, and says so the next time
-            os.pwrite(self._log, record[written:], self._logged + written)
+        while written < len(record):  # a full disk takes a part first, and says so the next time
+            written += os.pwrite(self._log, record[written:], self._logged + written)
         if self.durability == "power":
             os.fdatasync(self._log)
         self._logged += len(record)
@@ -506,7 +518,7 @@ class Journal:
         return int(self._db.execute("SELECT count(*) FROM groups").fetchone()[0])
 
     def find_inbox(self, inbox: str) -> int | None:
-        for mark in (*self._turn.marks, self._pending.marks.get(inbox)):
+        for mark in (*reversed(self._turn.marks), self._pending.marks.get(inbox)):
             if mark is not None and mark[1] == inbox:
                 return mark[2]
         row = self._db.execute("SELECT number FROM marks WHERE kind='inbox' AND id=?", (inbox,)).fetchone()
@@ -564,12 +576,14 @@ class Journal:
         self._db.executemany("DELETE FROM groups WHERE id=?", [(gather,) for gather in quiet])
 
 
-def _read_record(file: BinaryIO) -> _Turn | None:
-    """The next record of a log; None where there is none that is whole."""
+def _read_record(file: BinaryIO, size: int) -> _Turn | None:
+    """The next record of a log of this size; None where there is none that is whole."""
     head = file.read(_RECORD.size)
     if len(head) < _RECORD.size:
         return None
     length, checksum = _RECORD.unpack(head)
+    if length > size - file.tell():
+        return None
     payload = file.read(length)
     if len(payload) < length or zlib.crc32(payload) != checksum:
         return None

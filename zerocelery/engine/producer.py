@@ -427,7 +427,8 @@ class Producer:
             if self._kept and self._connected:
                 self._say_hello(self._now())  # receipts may wait for company; an answer to this does not
         deadline = None if timeout is None else self._now() + timeout
-        while (self._kept and self._kept[0].seq <= goal) or self._refused:
+        # While a queue is blocked, tasks of before wait for room in it, or were offered again just now.
+        while (self._kept and self._kept[0].seq <= goal) or self._blocked:
             left = _TICK if deadline is None else deadline - self._now()
             if left <= 0:
                 return False
