@@ -501,8 +501,9 @@ def memory() -> Iterator[Journal]:
 
 
 def test_a_success_is_never_overwritten(memory: Journal) -> None:
-    for state, expected in (("STARTED", "STARTED"), ("FAILURE", "FAILURE"), ("SUCCESS", "SUCCESS"), ("FAILURE", "SUCCESS"),
-                            ("STARTED", "SUCCESS"), ("SUCCESS", "SUCCESS")):  # fmt: skip
+    told = ("STARTED", "FAILURE", "SUCCESS", "FAILURE", "STARTED", "SUCCESS")
+    stands = ("STARTED", "FAILURE", "SUCCESS", "SUCCESS", "SUCCESS", "SUCCESS")
+    for state, expected in zip(told, stands, strict=True):
         memory.result("a", state, NOW + 10, state.encode(), NOW)
         assert memory.find_result("a", NOW) == expected.encode()
 
