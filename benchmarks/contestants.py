@@ -66,6 +66,14 @@ class Contestant(ABC):
     def start_worker(self) -> None:
         """Start two workers, and the broker with them where that is how its users do it."""
 
+    def start_worker_with_events(self) -> None:
+        """The same with what Celery calls task events.
+
+        Raises:
+            Failed: it has none.
+        """
+        raise Failed(f"{self.name} has no task events")
+
     @abstractmethod
     def parts(self, client: Client | None = None) -> Parts:
         """The processes as they are now."""
@@ -106,11 +114,14 @@ class Contestant(ABC):
             self.stop()
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Client]:
+    def running(self, *, events: bool = False) -> Iterator[Client]:
         """The contestant at work, with a client that had some results already."""
         with self.cleared():
             self.prepare()
-            self.start_worker()
+            if events:
+                self.start_worker_with_events()
+            else:
+                self.start_worker()
             with self.client() as client:
                 client.ask("throughput", task="noop", tasks=50)
                 yield client
@@ -166,14 +177,17 @@ class ZeroCelery(Contestant):
         self._start("-m", "zerocelery", "node", "-b", self.address)
 
     def start_worker(self) -> None:
-        self._start("-m", "zerocelery", "-A", self.app, "worker", "-c", "2", "-P", "prefork", "-l", "WARNING")
+        self._start(*_worker(self))
+
+    def start_worker_with_events(self) -> None:
+        self._start(*_worker(self), "-E")
 
     def parts(self, client: Client | None = None) -> Parts:
         node = self._node()
         return Parts(worker=[pid for pid in self._family.pids() if pid != node], broker=[node] if node else [])
 
     def waiting(self) -> int:
-        command = [self.interpreter.python, "-m", "zerocelery", "status", "-b", self.address, "--json"]
+        command = [self.interpreter.python, "-m", "zerocelery", "status", "-b", self.address, "--node", "--json"]
         # Its exit status tells whether there are workers, and here there need not be any.
         done = subprocess.run(
             command, env=dict(self.interpreter.variables), capture_output=True, text=True, timeout=30, check=False
@@ -235,7 +249,10 @@ class Celery(_OverRedis):
     import_script = "import_celery.py"
 
     def start_worker(self) -> None:
-        self._start("-m", "celery", "-A", self.app, "worker", "-c", "2", "-P", "prefork", "-l", "WARNING")
+        self._start(*_worker(self))
+
+    def start_worker_with_events(self) -> None:
+        self._start(*_worker(self), "-E")
 
 
 class Dramatiq(_OverRedis):
@@ -269,6 +286,11 @@ class Pool(Contestant):
 
 
 CONTESTANTS: tuple[type[Contestant], ...] = (ZeroCelery, Celery, Dramatiq, Pool)
+
+
+def _worker(contestant: Contestant) -> tuple[str, ...]:
+    """The command that Celery and what replaces it have in common."""
+    return ("-m", contestant.package, "-A", contestant.app, "worker", "-c", "2", "-P", "prefork", "-l", "WARNING")
 
 
 def make_scratch(directory: Path) -> Path:

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import procfs
@@ -81,6 +81,34 @@ def latency(contestant: Contestant, sizes: Sizes) -> Figures:
         figures = client.ask("latency", trips=sizes.trips)
         spent = Meter.read(contestant, client).since(before, client_cpu=figures.pop("client_cpu"))
         return {**figures, "others_percent": spent["others_percent"]}
+
+
+def canvas(contestant: Contestant, sizes: Sizes) -> Figures:
+    """A chain of 10, a group of 1,000 and a chord of 100: from the call to the last result, one at a time."""
+    with contestant.running() as client:
+        before = Meter.read(contestant, client)
+        figures = client.ask("shapes", sizes=dict(SHAPES), rounds=sizes.shapes)
+        spent = Meter.read(contestant, client).since(before, client_cpu=figures.pop("client_cpu"))
+        return {**figures, "others_percent": spent["others_percent"]}
+
+
+def events(contestant: Contestant, sizes: Sizes) -> Figures:
+    """The rate of no-op tasks with task events and somebody who listens, of that without."""
+    tasks = sizes.tasks(contestant.name, 0.5)
+    with contestant.running() as client:
+        without = client.ask("throughput", task="noop", tasks=tasks)
+    with contestant.running(events=True) as client, contestant.client() as listener:
+        listener.ask("listen")
+        before = listener.ask("heard")["events"]
+        with_events = client.ask("throughput", task="noop", tasks=tasks)
+        _await_quiet(contestant, sizes.deadline)
+        heard = listener.ask("heard")["events"] - before
+    return {
+        "without_per_second": tasks / without["seconds"],
+        "with_per_second": tasks / with_events["seconds"],
+        "with_to_without": without["seconds"] / with_events["seconds"],
+        "heard_a_task": heard / tasks,
+    }
 
 
 def imports(contestant: Contestant, sizes: Sizes) -> Figures:
@@ -160,6 +188,27 @@ def million(contestant: Contestant, sizes: Sizes) -> Figures:
             }
 
 
+def growth(contestant: Contestant, sizes: Sizes) -> Figures:
+    """Memory of worker and node over many tasks: a line through what is read after each tenth but the first two."""
+    with contestant.running() as client:
+        run, worker, node = [], [], []
+        for tenth in range(1, 11):
+            client.ask("throughput", task="noop", tasks=sizes.growth // 10)
+            parts = contestant.parts()
+            run.append(tenth * sizes.growth / 10)
+            worker.append(procfs.memory_mb(parts.worker, "Pss"))
+            node.append(procfs.memory_mb(parts.broker, "Pss"))
+        return {
+            "tasks": sizes.growth,
+            "worker_first_mb": worker[0],
+            "worker_last_mb": worker[-1],
+            "worker_bytes_a_task": 1e6 * statistics.linear_regression(run[2:], worker[2:]).slope,
+            "node_first_mb": node[0],
+            "node_last_mb": node[-1],
+            "node_bytes_a_task": 1e6 * statistics.linear_regression(run[2:], node[2:]).slope,
+        }
+
+
 def budget(contestant: Contestant, sizes: Sizes) -> Figures:
     """Where the processor time of a task goes: delay(), node, worker, and get() once all results are there."""
     tasks = sizes.tasks(contestant.name, 0.25)
@@ -191,6 +240,9 @@ class Measure:
         return self.run.__name__
 
 
+#: The shapes of `canvas`, with their sizes.
+SHAPES: Mapping[str, int] = {"chain": 10, "group": 1_000, "chord": 100}
+
 _ALL = ("zerocelery", "celery", "dramatiq", "ppe")
 _QUEUES = ("zerocelery", "celery", "dramatiq")
 
@@ -198,12 +250,15 @@ MEASURES = (
     Measure(noop, _ALL),
     Measure(echo, _ALL),
     Measure(latency, _ALL),
+    Measure(canvas, ("zerocelery", "celery")),
+    Measure(events, ("zerocelery", "celery")),
     Measure(start, _QUEUES),
     Measure(imports, _QUEUES),
     Measure(idle, _QUEUES),
     Measure(budget, ("zerocelery", "celery")),
     Measure(backlog, _QUEUES, for_peers=False),
     Measure(million, ("zerocelery",)),
+    Measure(growth, ("zerocelery",)),
 )
 
 

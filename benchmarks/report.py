@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from benchmarks.campaign import Record
 from benchmarks.contestants import CONTESTANTS
+from benchmarks.measures import SHAPES
 from benchmarks.spread import Reading, Readings
 from benchmarks.tables import Table
 from benchmarks.targets import BUDGET, OURS, TARGETS, total_pss
@@ -83,6 +84,40 @@ def _latency(readings: Readings) -> Table:
                 readings.spread("latency", name, "others_percent").text(" %"),
             )
             for name in _with(readings, ("latency",), _NAMES)
+        ],
+    )
+
+
+def _canvas(readings: Readings) -> Table:
+    columns = tuple(f"{shape}_ms" for shape in SHAPES)
+    return Table(
+        "Canvas: from the call to the last result, ms",
+        (
+            "contestant",
+            "runs",
+            *(f"{shape} of {size:,}" for shape, size in SHAPES.items()),
+            *(f"{shape}, to celery" for shape in SHAPES),
+        ),
+        [
+            (
+                name,
+                str(readings.runs("canvas", name)),
+                *_texts(readings, "canvas", name, columns),
+                *(_to_celery(readings, "canvas", column, name) for column in columns),
+            )
+            for name in _with(readings, ("canvas",), _QUEUES)
+        ],
+    )
+
+
+def _events(readings: Readings) -> Table:
+    columns = ("without_per_second", "with_per_second", "with_to_without", "heard_a_task")
+    return Table(
+        "With task events (-E) and a listener",
+        ("contestant", "runs", "tasks/s without", "with", "with to without", "events heard a task"),
+        [
+            (name, str(readings.runs("events", name)), *_texts(readings, "events", name, columns))
+            for name in _with(readings, ("events",), _QUEUES)
         ],
     )
 
@@ -166,6 +201,32 @@ def _million(readings: Readings) -> Table:
     )
 
 
+def _growth(readings: Readings) -> Table:
+    return Table(
+        "Memory (PSS) over many tasks, MB",
+        (
+            "contestant",
+            "tasks",
+            "worker, first tenth",
+            "last",
+            "bytes a task",
+            "node, first tenth",
+            "last",
+            "bytes a task",
+        ),
+        [
+            (
+                name,
+                *_texts(readings, "growth", name, ("tasks", "worker_first_mb", "worker_last_mb")),
+                *_texts(readings, "growth", name, ("worker_bytes_a_task", "node_first_mb", "node_last_mb")),
+                *_texts(readings, "growth", name, ("node_bytes_a_task",)),
+            )
+            for name in _with(readings, ("growth",), _QUEUES)
+        ],
+        note="The slope is that of a line through what was read after each tenth but the first two.",
+    )
+
+
 def _budget(readings: Readings) -> Table:
     return Table(
         "Budget: CPU µs a task, by part",
@@ -224,8 +285,11 @@ _TABLES: tuple[tuple[tuple[str, ...], Callable[[Readings], Table]], ...] = (
     (("noop", "echo"), _throughput),
     (("noop", "echo"), _processor_time),
     (("latency",), _latency),
+    (("canvas",), _canvas),
+    (("events",), _events),
     (("start", "imports", "idle"), _at_rest),
     (("backlog",), _backlog),
     (("million",), _million),
+    (("growth",), _growth),
     (("budget",), _budget),
 )

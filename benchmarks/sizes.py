@@ -16,10 +16,12 @@ class Sizes:
     repeats: int
     share: float
     trips: int
+    shapes: int
     imports: int
     idle_seconds: float
     levels: tuple[int, int]
     million: int
+    growth: int
     deadline: float
 
     def tasks(self, contestant: str, weight: float = 1.0) -> int:
@@ -31,10 +33,12 @@ FULL = Sizes(
     repeats=5,
     share=1.0,
     trips=1000,
+    shapes=5,
     imports=15,
     idle_seconds=20.0,
     levels=(1_000, 100_000),
     million=1_000_000,
+    growth=200_000,
     deadline=300.0,
 )
 
@@ -42,10 +46,12 @@ QUICK = Sizes(
     repeats=1,
     share=0.2,
     trips=200,
+    shapes=3,
     imports=5,
     idle_seconds=5.0,
     levels=(1_000, 20_000),
     million=50_000,
+    growth=20_000,
     deadline=60.0,
 )
 

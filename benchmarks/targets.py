@@ -11,6 +11,7 @@ from benchmarks.spread import MISSING, Readings, Spread
 OURS = "zerocelery"
 _MILLION = 1_000_000
 _MANY = 100_000
+_GROWTH = 200_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,6 +75,10 @@ TARGETS = (
     Target("delay().get() median, times better than celery", 5, _better("latency", "median_ms", "celery"), "×", True),
     Target("delay().get() median", 0.4, _figure("latency", "median_ms"), unit=" ms"),
     Target("delay().get() p99", 1.5, _figure("latency", "p99_ms"), unit=" ms"),
+    Target("chain of 10, times faster than celery", 5, _better("canvas", "chain_ms", "celery"), "×", True),
+    Target("group of 1,000, times faster than celery", 10, _better("canvas", "group_ms", "celery"), "×", True),
+    Target("chord of 100, times faster than celery", 10, _better("canvas", "chord_ms", "celery"), "×", True),
+    Target("rate with -E and a listener, of that without", 0.6, _figure("events", "with_to_without"), "×", True),
     Target(
         "rate with 100,000 waiting, of that with 1,000",
         0.9,
@@ -86,6 +91,12 @@ TARGETS = (
         300,
         _figure("million", _only_when("waiting", _MILLION, "rss_mb")),
         unit=" MB",
+    ),
+    Target(
+        "worker's memory, growth a task over 200,000",
+        10,
+        _figure("growth", _only_when("tasks", _GROWTH, "worker_bytes_a_task")),
+        unit=" B",
     ),
     Target("idle CPU of node and worker", 0.5, _figure("idle", total_percent), unit=" %"),
     Target("PSS of node and worker, of celery's worker alone", 1, _memory_to_celery, unit="×"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zerocelery.canvas.maps import chunks, xmap, xstarmap
     from zerocelery.canvas.signature import Signature, maybe_signature, signature, subtask
     from zerocelery.canvas.stamping import StampingVisitor
+    from zerocelery.concurrency.green import maybe_patch_concurrency
     from zerocelery.result import AsyncResult, GroupResult, ResultSet
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ __all__ = (
     "current_task",
     "group",
     "install_as_celery",
+    "maybe_patch_concurrency",
     "maybe_signature",
     "shared_task",
     "signals",
@@ -59,6 +61,7 @@ _HOMES = {
     "Signature": "zerocelery.canvas.signature",
     "StampingVisitor": "zerocelery.canvas.stamping",
     "Task": "zerocelery.app.task",
+    "_find_option_with_arg": "zerocelery.concurrency.green",
     "bugreport": "zerocelery.app",
     "chain": "zerocelery.canvas.chains",
     "chord": "zerocelery.canvas.chords",
@@ -67,6 +70,7 @@ _HOMES = {
     "current_task": "zerocelery._state",
     "group": "zerocelery.canvas.groups",
     "install_as_celery": "zerocelery._alias",
+    "maybe_patch_concurrency": "zerocelery.concurrency.green",
     "maybe_signature": "zerocelery.canvas.signature",
     "shared_task": "zerocelery.app",
     "signature": "zerocelery.canvas.signature",

@@ -199,6 +199,14 @@ class AliasLoader:
     def __init__(self, behind: str) -> None:
         self.behind = behind
 
+    # The import system takes two specs for the same if their loaders are.
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AliasLoader) and self.behind == other.behind
+
+    def __hash__(self) -> int:
+        return hash(self.behind)
+
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return AliasModule(spec.name)
 

@@ -302,7 +302,15 @@ def _set_task_join_will_block(blocks: bool | None) -> None:
 def task_join_will_block() -> bool:
     """Whether waiting for a result here would keep a worker from running the very task that is waited for."""
     said = _join_blocks.get()
-    return worker_frame() is not None if said is None else said
+    if said is not None:
+        return said
+    frame = worker_frame()
+    # what is run on the spot keeps no worker; but one may run all of it
+    while frame is not None and getattr(frame.source, "is_eager", False):
+        frame = frame.previous
+        while frame is not None and frame.source is None:
+            frame = frame.previous
+    return frame is not None
 
 
 # ── forks ────────────────────────────────────────────────────────────────────────────────────────────────────────────

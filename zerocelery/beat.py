@@ -14,6 +14,7 @@ import heapq
 import multiprocessing
 import os
 import pickle
+import select
 import shelve
 import signal
 import threading
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 from zerocelery import __version__, signals
 from zerocelery._state import app_or_default
+from zerocelery.app.beatlease import RENEW_SECONDS, STAND_BY_SECONDS, BeatLease, slot_options
 from zerocelery.schedules import crontab, maybe_schedule
 from zerocelery.utils.imports import load_extension_class_names, symbol_by_name
 from zerocelery.utils.log import get_logger
@@ -210,6 +212,9 @@ class Scheduler:
 
     logger = logger
 
+    #: What the unique keys of slots begin with; None: they have none (no node, or nobody to share it with).
+    slot_scope: str | None = None
+
     _last_sync: float | None = None
     _tasks_since_sync = 0
 
@@ -278,14 +283,15 @@ class Scheduler:
     def merge_inplace(self, b: Mapping[str, Any]) -> None:
         """Have these entries and no others; those that are here already keep when they ran."""
         entries = self.schedule
-        for name in set(entries) - set(b):
-            entries.pop(name, None)
+        for name in [name for name in entries if name not in b]:
+            del entries[name]
         for name, given in b.items():
-            entry = self.Entry(**{**dict(given), "name": name, "app": self.app})
-            if entries.get(name):
-                entries[name].update(entry)
+            made = self.Entry(**{**dict(given), "name": name, "app": self.app})
+            known = entries.get(name)
+            if known is None:
+                entries[name] = made
             else:
-                entries[name] = entry
+                known.update(made)
 
     def schedules_equal(self, old_schedules: Any, new_schedules: Any) -> bool:
         """Whether these are the same entries, not counting when they ran."""
@@ -320,35 +326,46 @@ class Scheduler:
 
     def populate_heap(self) -> None:
         """Look at all entries."""
-        heap = []
-        for entry in self.schedule.values():
-            due, wait = self._ask(entry)
-            heap.append(event_t(self._when(entry, 0 if due else wait), _PRIORITY, entry))
-        heapq.heapify(heap)
-        self._heap = heap
+        self._heap = sorted(self._planned(entry) for entry in self.schedule.values())  # what is sorted is a heap
 
-    def tick(self) -> float:
-        """Send the entry that is due, if one is; gives the seconds to wait until the next call."""
+    def _planned(self, entry: Any) -> event_t:
+        due, wait = self._ask(entry)
+        return event_t(self._when(entry, 0 if due else wait), _PRIORITY, entry)
+
+    def _notice_changes(self) -> None:
+        """Look at all entries anew where there are others than the last time."""
         if self._heap is None or not self.schedules_equal(self.old_schedulers, self.schedule):
             self.old_schedulers = copy.copy(self.schedule)
             self.populate_heap()
-        heap = self._heap
-        if not heap:
+
+    def tick(self) -> float:
+        """Send the entry that is due, if one is; gives the seconds to wait until the next call."""
+        self._notice_changes()
+        if not self._heap:
             return self.max_interval
-        event = heap[0]
-        due, wait = self._ask(event.entry)
-        if heap[0] is not event:  # who was asked has changed the entries
+        first = self._heap[0]
+        due, wait = self._ask(first.entry)
+        if self._heap[0] is not first:  # who was asked has changed the entries
             return self._until_next()
-        if due:
-            heapq.heappop(heap)
-            following = self.reserve(event.entry)
-            self.apply_entry(event.entry, producer=self.producer)
-            heapq.heappush(heap, event_t(self._when(following, wait), event.priority, following))
-            return 0
-        heapq.heapreplace(heap, event_t(self._when(event.entry, wait), event.priority, event.entry))
-        if heap[0].entry is event.entry:
-            return min(float(self.adjust(wait)), self.max_interval)
-        return max(self._until_next(), 0)
+        return self._send_first(wait) if due else self._put_off_first(wait)
+
+    def _send_first(self, wait: float) -> float:
+        """Send the entry that is first; it comes back into its place as it is after this run."""
+        heap = self._heap or []
+        _, priority, entry = heapq.heappop(heap)
+        following = self.reserve(entry)
+        self.apply_entry(entry, producer=self.producer)
+        heapq.heappush(heap, event_t(self._when(following, wait), priority, following))
+        return 0
+
+    def _put_off_first(self, wait: float) -> float:
+        """The entry that is first is not due: put it where it belongs, and see who is first then."""
+        heap = self._heap or []
+        entry = heap[0].entry
+        heapq.heapreplace(heap, event_t(self._when(entry, wait), heap[0].priority, entry))
+        if heap[0].entry is not entry:
+            return max(self._until_next(), 0)
+        return min(float(self.adjust(wait)), self.max_interval)
 
     def _until_next(self) -> float:
         event = (self._heap or [])[0]
@@ -367,7 +384,7 @@ class Scheduler:
         try:
             result = self.apply_async(entry, producer=producer, advance=False)
         except Exception as exc:  # what a broker, a router or an argument raises must not end beat
-            error("Message Error: %s", exc, exc_info=True)
+            error("beat: %s was not sent: %s", entry.name, exc, exc_info=True)
             return
         if getattr(result, "id", None) is None:
             debug("%s sent.", entry.task)
@@ -391,6 +408,8 @@ class Scheduler:
             named = {name: _computed(value) for name, value in (entry.kwargs or {}).items()}
             options = dict(entry.options or {})
             options["headers"] = {**(options.get("headers") or {}), "celery_beat_task": True}
+            if self.slot_scope is not None and not advance:
+                options = {**slot_options(entry, self.slot_scope), **options}
             if task is not None:
                 return task.apply_async(args, named, producer=producer, **options)
             return self.send_task(entry.task, args, named, producer=producer, **options)
@@ -419,7 +438,7 @@ class Scheduler:
 
     def _ensure_connected(self) -> Any:
         def report(exc: BaseException, interval: float) -> None:
-            error("beat: Connection error: %s. Trying again in %s seconds...", exc, interval)
+            error("beat: the broker can't be reached: %s; trying again in %s seconds", exc, interval)
 
         return self.connection.ensure_connection(report, self.app.conf.broker_connection_max_retries)
 
@@ -433,7 +452,7 @@ class Scheduler:
 
     def _do_sync(self) -> None:
         try:
-            debug("beat: Synchronizing schedule...")
+            debug("beat: storing when the entries ran")
             self.sync()
         finally:
             self._last_sync = time.monotonic()
@@ -493,7 +512,7 @@ class PersistentScheduler(Scheduler):
         return self.persistence.open(self.schedule_filename, writeback=True)
 
     def _destroy_open_corrupted_schedule(self, exc: BaseException) -> Any:
-        error("Removing corrupted schedule file %r: %r", self.schedule_filename, exc, exc_info=True)
+        error("beat: the file %r can't be read, and is made anew: %r", self.schedule_filename, exc, exc_info=True)
         self._remove_db()
         return self._open_schedule()
 
@@ -506,19 +525,23 @@ class PersistentScheduler(Scheduler):
         except Exception as exc:  # each kind of database has its own
             self._store = self._destroy_open_corrupted_schedule(exc)
         self._create_schedule()
-        conf = self.app.conf
-        facts = {"tz": conf.timezone, "utc_enabled": conf.enable_utc}
-        for fact, value in facts.items():
-            stored = self._store.get(fact)
-            if stored is not None and stored != value:
-                warning("Reset: %s changed from %r to %r", fact, stored, value)
-                self._store.clear()
-        entries = self._store.setdefault("entries", {})
-        self.merge_inplace(conf.beat_schedule)
+        facts = {"tz": self.app.conf.timezone, "utc_enabled": self.app.conf.enable_utc}
+        self._forget_if_changed(facts)
+        self._store.setdefault("entries", {})
+        self.merge_inplace(self.app.conf.beat_schedule)
         self.install_default_entries(self.schedule)
         self._store.update({"__version__": __version__, **facts})
         self.sync()
-        debug("Current schedule:\n%s", "\n".join(repr(entry) for entry in entries.values()))
+        for entry in self.schedule.values():
+            debug("beat: there is %r", entry)
+
+    def _forget_if_changed(self, facts: Mapping[str, Any]) -> None:
+        """In another time zone, what was stored of the times of runs means something else."""
+        for fact, value in facts.items():
+            stored = self._store.get(fact)
+            if stored is not None and stored != value:
+                warning("beat: %s was %r and is %r: when the entries ran is forgotten", fact, stored, value)
+                self._store.clear()
 
     def _create_schedule(self) -> None:
         """See to it that the file has entries that can be read, and says what it was made for."""
@@ -528,7 +551,7 @@ class PersistentScheduler(Scheduler):
                 self._store["entries"]
             except (*unreadable, ValueError) as exc:
                 if isinstance(exc, ValueError):
-                    warning("DB Reset: the stored entries can't be read, they are made anew: %r", exc)
+                    warning("beat: the stored entries can't be read, and are made anew: %r", exc)
                 try:
                     self._store["entries"] = {}
                 except (*unreadable, *dbm.error) as broken:
@@ -537,7 +560,7 @@ class PersistentScheduler(Scheduler):
             else:
                 missing = [fact for fact in ("__version__", "tz", "utc_enabled") if fact not in self._store]
                 if missing:
-                    warning("DB Reset: the file doesn't say its %s", missing[0])
+                    warning("beat: the file doesn't say its %s: when the entries ran is forgotten", missing[0])
                     self._store.clear()
             return
 
@@ -683,13 +706,15 @@ class BeatPidbox:
         """Answer from now on."""
         if self.thread is not None and self.thread.is_alive():
             return
-        supported, transport = self.fanout_support()
+        at_node = self.app.has_node is True
+        supported, transport = (True, "zmq") if at_node else self.fanout_support()
         if not supported:
             warning("beat pidbox: over %s nobody can be told something all at once: no remote control", transport)
             return
         self.first_connection_attempt = True
         self._shutdown.clear()
-        self.thread = threading.Thread(target=self._loop, name="BeatPidbox", daemon=True)
+        target = self._answer_at_node if at_node else self._loop
+        self.thread = threading.Thread(target=target, name="BeatPidbox", daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
@@ -704,7 +729,7 @@ class BeatPidbox:
             self.thread = None
 
     def _error_handler(self, exc: BaseException, interval: float) -> None:
-        error("beat pidbox: Connection error: %s. Trying again in %s seconds...", exc, interval)
+        error("beat pidbox: the broker can't be reached: %s; trying again in %s seconds", exc, interval)
 
     def _abort_if_stopping(self) -> None:
         if self._shutdown.is_set():
@@ -736,6 +761,39 @@ class BeatPidbox:
         finally:
             with contextlib.suppress(Exception):  # the connection may be the reason why this ends
                 consumer.cancel()
+
+    def _answer_at_node(self) -> None:
+        """Answer what comes through the app's node, until it is over."""
+        from zerocelery.app import carried
+        from zerocelery.engine.errors import EngineError
+        from zerocelery.engine.station import Station
+
+        accepts, serializer = carried.acceptable(self.app), self.app.conf.task_serializer
+
+        def answer(body: bytes) -> bytes:
+            try:
+                method = carried.unpack(body, accepts)["method"]
+            except Exception as exc:  # of a stranger's message, which must not end the thread
+                error("beat pidbox command error: %r", exc)
+                return b""
+            if method != "ping" or self._is_silent():
+                return b""
+            return carried.pack({self.hostname: self._ping(self.state)}, serializer)
+
+        station = Station(self.app.client.producer.address)
+        try:
+            while not self._shutdown.is_set():
+                try:
+                    station.attend(self.hostname, answer, timeout=self.retry_interval)
+                    break
+                except EngineError as exc:
+                    self._error_handler(exc, self.retry_interval)
+            while not self._shutdown.is_set():
+                fd = station.fileno()
+                select.select([fd], [], [], 0.2) if fd >= 0 else self._shutdown.wait(0.2)
+                station.serve()
+        finally:
+            station.close(timeout=0.0)
 
     def _loop(self) -> None:
         try:
@@ -818,7 +876,7 @@ class Service:
         info("beat: Starting...")
         scheduler = self.scheduler
         self.effective_max_interval = scheduler.max_interval
-        debug("beat: Ticking with max interval->%s", humanize_seconds(scheduler.max_interval))
+        debug("beat: looking after at most %s", humanize_seconds(scheduler.max_interval))
         signals.beat_init.send(sender=self)
         if embedded_process:
             signals.beat_embedded_init.send(sender=self)
@@ -836,11 +894,28 @@ class Service:
             self.sync()
 
     def _tick_on(self, scheduler: Any) -> None:
+        lease = BeatLease(self.app, scheduler) if self.app.has_node is True else None
+        try:
+            self._tick_until_over(scheduler, lease)
+        finally:
+            if lease is not None:
+                lease.release()
+
+    def _tick_until_over(self, scheduler: Any, lease: BeatLease | None) -> None:
         while not self._is_shutdown.is_set() and not self._is_interrupted:
+            if lease is not None and not lease.hold():
+                self._last_tick = time.monotonic()
+                self._wait(STAND_BY_SECONDS)
+                continue
+            sent = scheduler._tasks_since_sync if lease is not None else 0
             interval = scheduler.tick()
             self._last_tick = time.monotonic()
+            if lease is not None:
+                interval = min(interval, RENEW_SECONDS)
+                if interval == 0 or scheduler._tasks_since_sync != sent:
+                    lease.tell()
             if interval and interval > 0:
-                debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
+                debug("beat: nothing to do for %s", humanize_seconds(interval))
                 self._wait(interval)
                 if scheduler.should_sync():
                     scheduler._do_sync()

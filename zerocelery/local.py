@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import GenericAlias
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ("PromiseProxy", "Proxy", "maybe_evaluate", "try_import")
+__all__ = ("PromiseProxy", "Proxy", "class_property", "maybe_evaluate", "try_import")
 
 #: Operators by name; each special method asks the operator, for it may be the other operand that knows how.
 _OPERATORS = {
@@ -267,3 +269,25 @@ class PromiseProxy(Proxy):
 def maybe_evaluate(obj: Any) -> Any:
     """What is behind a proxy; anything else as it is."""
     return obj._get_current_object() if type(obj) in (Proxy, PromiseProxy) else obj
+
+
+class class_property:
+    """A property of the class: its functions are given the class, also where it is read or set on an instance."""
+
+    __class_getitem__: Any = classmethod(GenericAlias)
+
+    def __init__(self, getter: Any = None, setter: Any = None) -> None:
+        self._get = getter
+        self._set = setter
+
+    def __get__(self, obj: Any, type: Any = None) -> Any:
+        return self._get(type if type is not None else obj.__class__)
+
+    def __set__(self, obj: Any, value: Any) -> None:
+        if self._set is None:
+            raise AttributeError("this property can't be set")
+        self._set(obj.__class__, value)
+
+    def setter(self, setter: Any) -> class_property:
+        """The same, with this to set it."""
+        return self.__class__(self._get, setter)

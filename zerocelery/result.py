@@ -10,10 +10,11 @@ from zerocelery.exceptions import ChordError, ImproperlyConfigured, IncompleteSt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from typing import Any, Generic, TypeVar
 
     from zerocelery.app.base import Celery
+    from zerocelery.app.progress import Progress
 
     R = TypeVar("R")
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
     EXC = BaseException
 else:
+    from types import GenericAlias
 
     class _Typed:
-        __class_getitem__ = classmethod(lambda cls, item: cls)
+        __class_getitem__ = classmethod(GenericAlias)
 
 
 __all__ = (
@@ -202,6 +204,35 @@ class AsyncResult(ResultBase, _Typed["R"]):
 
     wait = get
 
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        follow_parents: bool = True,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """As :meth:`get`, in a coroutine: ``await result`` is ``await result.aget()``.
+
+        Any number may be awaited at a time. Results of a node take no thread each; those of other backends do.
+        """
+        if self.ignored:
+            return None  # type: ignore[return-value]
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        arrival = getattr(self.backend, "arrival", None)
+        if arrival is None:
+            import asyncio
+
+            return await asyncio.to_thread(
+                self.get, timeout, propagate=propagate, follow_parents=follow_parents, disable_sync_subtasks=False
+            )
+        if self._cache is None:
+            await arrival(self, timeout)
+        return self.get(propagate=propagate, follow_parents=follow_parents, disable_sync_subtasks=False)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.aget().__await__()
+
     def _with_parents(self, on_interval: Callable[[], Any] | None) -> Callable[[], Any]:
         def look() -> None:
             self._maybe_reraise_parent_error()
@@ -252,12 +283,22 @@ class AsyncResult(ResultBase, _Typed["R"]):
         meta = self._cache or self._get_task_meta()
         value = _readable(meta["result"])
         if propagate and meta["status"] in states.PROPAGATE_STATES:
-            self.throw(value)
+            self.throw(value, self._to_remote_traceback(meta.get("traceback")))
         if callback is not None:
             callback(self.id, value)
         return value
 
     maybe_reraise = maybe_throw
+
+    def _to_remote_traceback(self, text: Any) -> Any:
+        """The worker's traceback as one that an exception can carry, with ``task_remote_tracebacks`` and tblib."""
+        if not text or not isinstance(text, str) or self.app is None or not self.app.conf["task_remote_tracebacks"]:
+            return None
+        try:
+            from tblib import Traceback
+        except ImportError:
+            return None
+        return Traceback.from_string(text).as_traceback()
 
     def throw(self, *args: Any, **kwargs: Any) -> None:
         """Raise an exception as this task's."""
@@ -419,6 +460,13 @@ class AsyncResult(ResultBase, _Typed["R"]):
     info = result
 
     @property
+    def progress(self) -> Progress | None:
+        """How far the task is, where it tells (``self.progress(done, total)``); None where nothing is known of that."""
+        from zerocelery.app.progress import of_meta
+
+        return of_meta(self._get_task_meta())
+
+    @property
     def traceback(self) -> str | None:
         """The traceback of a task that failed, as text."""
         return self._get_task_meta().get("traceback")
@@ -562,6 +610,12 @@ class EagerResult(AsyncResult["R"]):
         return None  # type: ignore[return-value]
 
     wait = get  # type: ignore[assignment]
+
+    async def aget(  # type: ignore[override]
+        self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True, **kwargs: Any
+    ) -> R:
+        """The result, or the exception raised; it is there."""
+        return self.get(timeout, propagate, disable_sync_subtasks)
 
     def _get_task_meta(self) -> dict[str, Any]:
         return {
@@ -709,6 +763,12 @@ class ResultSet(ResultBase):
     def completed_count(self) -> int:
         """How many tasks have returned."""
         return sum(int(result.successful()) for result in self.results)
+
+    def progress(self) -> Progress:
+        """How many of the tasks have ended, and how far those are that tell it; as text it is a bar."""
+        from zerocelery.app.progress import of_members
+
+        return of_members(result._get_task_meta() for result in self.results)
 
     def maybe_throw(self, callback: Callable[[str, Any], Any] | None = None, propagate: bool = True) -> Any:
         """Raise the exception of the first task that has failed."""

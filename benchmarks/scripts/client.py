@@ -1,6 +1,7 @@
 """The client of a contestant: ``python client.py APP_MODULE``, one JSON request a line in, one JSON answer a line out.
 
-It is the same for all of them; the app modules differ only in SEND (how to send each task) and get (how to wait).
+It is the same for all of them; the app modules differ only in SEND (how to send each task), SHAPES (of a canvas,
+where there is one), listen (to events, likewise) and get (how to wait).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import json
 import math
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,7 +29,10 @@ class Client:
     def __init__(self, app: str) -> None:
         module = importlib.import_module(app)
         self._send: dict[str, Callable[..., Any]] = module.SEND
+        self._shapes: dict[str, Callable[[int], Any]] = getattr(module, "SHAPES", {})
         self._get: Callable[[Any, float], Any] = module.get
+        self._listen: Callable[..., None] | None = getattr(module, "listen", None)
+        self._events = 0
         self._waiting: collections.deque[Any] = collections.deque()
 
     def ready(self) -> Figures:
@@ -64,6 +69,35 @@ class Client:
         took.sort()
         figures = {f"{name}_ms": _quantile(took, q) for name, q in (("median", 0.5), ("p95", 0.95), ("p99", 0.99))}
         return {**figures, "client_cpu": time.process_time() - cpu}
+
+    def shapes(self, *, sizes: dict[str, int], rounds: int) -> Figures:
+        """Canvas shapes of these sizes, one at a time: from the call to the last result; the first doesn't count."""
+        figures, cpu = {}, time.process_time()
+        for name, size in sizes.items():
+            took = []
+            for _ in range(1 + rounds):
+                begin = time.perf_counter()
+                self._get(self._shapes[name](size), PATIENCE)
+                took.append((time.perf_counter() - begin) * 1000)
+            figures[f"{name}_ms"] = _quantile(sorted(took[1:]), 0.5)
+        return {**figures, "client_cpu": time.process_time() - cpu}
+
+    def listen(self) -> Figures:
+        """Count task events from here on, in a thread of their own; answered when they are heard."""
+        if self._listen is None:
+            raise ValueError("there are no events to listen to")
+        ready = threading.Event()
+        threading.Thread(target=self._listen, args=(ready.set, self._hear), daemon=True).start()
+        if not ready.wait(PATIENCE):
+            raise TimeoutError("the events' receiver did not come up")
+        return {}
+
+    def _hear(self, event: object) -> None:
+        self._events += 1
+
+    def heard(self) -> Figures:
+        """How many task events there were so far."""
+        return {"events": self._events}
 
     def enqueue(self, *, task: str, tasks: int, keep: bool = True) -> Figures:
         """Send only; the handles are kept for `collect`, or dropped."""

@@ -92,6 +92,12 @@ def own_failure(self):
 def reject():
     raise Reject("no", requeue=False)
 
+@app.task(bind=True, acks_late=True)
+def back_once(self):
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("not now", requeue=True)
+    return self.request.delivery_info["redelivered"]
+
 @app.task
 def parent(x):
     return add.delay(x, 1).id

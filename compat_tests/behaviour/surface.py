@@ -2,9 +2,12 @@
 
 ``surface.json`` has every name that Celery documents or that well-known packages import: module → name → parameters; of
 a class those of its constructor (``""``) and its methods; null where there is nothing but the name. A parameter ends in
-``=`` if it has a default. ``surface_missing.txt`` lists what is not here yet; after building some of it:
+``=`` if it has a default. ``surface_missing.txt`` lists what is not here yet, with a reason after ``#`` where it is not
+going to be; after building some of it:
 
     python -m compat_tests.behaviour.surface
+
+What needs a package that isn't installed (Django) is not compared.
 """
 
 from __future__ import annotations
@@ -39,7 +42,13 @@ def expected() -> dict[str, str | None]:
 
 def known_missing() -> set[str]:
     """What is listed as missing."""
-    return {line for line in MISSING.read_text().splitlines() if line and not line.startswith("#")}
+    return set(reasons())
+
+
+def reasons() -> dict[str, str]:
+    """Why each of it is missing; empty where it is only not here yet."""
+    lines = [line for line in MISSING.read_text().splitlines() if line and not line.startswith("#")]
+    return {path.strip(): why.strip() for path, _, why in (line.partition("#") for line in lines)}
 
 
 def differences() -> dict[str, str]:
@@ -61,6 +70,9 @@ def measure() -> dict[str, str]:
     for path, params in expected().items():
         try:
             problem = compare(look_up(path), params)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            problem = str(error) if package in ("celery", "zerocelery") else ""
         except Exception as error:  # whatever a module raises is what is wrong with it
             problem = f"{type(error).__name__}: {error}"
         if problem:
@@ -144,15 +156,15 @@ def main() -> None:
         sys.stdout.write(json.dumps(measure()))
         return
     found = differences()
-    before = known_missing() if MISSING.exists() else set()
+    before = reasons() if MISSING.exists() else {}
     head = (
         f"# {len(found)} of Celery's {len(expected())} published names are not here yet, or differ.\n"
         "# Written by python -m compat_tests.behaviour.surface\n"
     )
-    MISSING.write_text(head + "".join(f"{path}\n" for path in sorted(found)))
-    print(
-        f"{len(found)} of {len(expected())} missing; {len(before - set(found))} fewer, {len(set(found) - before)} new"
-    )
+    lines = (f"{path}  # {before[path]}" if before.get(path) else path for path in sorted(found))
+    MISSING.write_text(head + "".join(f"{line}\n" for line in lines))
+    fewer, new = len(set(before) - set(found)), len(set(found) - set(before))
+    print(f"{len(found)} of {len(expected())} missing; {fewer} fewer, {new} new")
 
 
 if __name__ == "__main__":

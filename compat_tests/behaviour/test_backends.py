@@ -143,7 +143,7 @@ def test_the_document_has_celerys_fields_and_key(make_app: Callable[..., Celery]
     document = json.loads(backend.kept[key])
     assert list(document) == ["status", "result", "traceback", "children", "date_done", "task_id"]
     assert document["date_done"].endswith("+00:00")
-    assert (document["status"], document["result"], document["children"]) == ("SUCCESS", {"a": 1}, [])
+    assert (document["status"], document["result"], document["children"]) == ("SUCCESS", {"a": 1}, None)
 
 
 def test_an_exception_is_stored_in_words_and_comes_back(make_app: Callable[..., Celery]) -> None:
@@ -242,7 +242,7 @@ def test_a_database_keeps_celerys_columns_and_a_success(make_app: Callable[..., 
         rows = database.execute(
             "select status, result, children from celery_taskmeta where task_id = 'an-id'"
         ).fetchall()
-    assert rows == [("SUCCESS", b'{"a": 1}', b"[]")]
+    assert rows == [("SUCCESS", b'{"a": 1}', None)]
 
 
 # ── Redis ────────────────────────────────────────────────────────────────────────────────────────────────────────────

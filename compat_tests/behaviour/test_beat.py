@@ -182,6 +182,24 @@ def test_the_command_sends_to_the_node_and_stores_what_ran_when_it_is_told_to_en
     assert worker.wait(PATIENCE) == 0, sandbox.output(worker)
 
 
+def test_a_program_runs_beat_by_itself(sandbox: Sandbox) -> None:
+    sandbox.write("proj.py", PROJECT)
+    worker = sandbox.python("-m", "zerocelery", "-A", "proj", "worker", "-c", "1")
+    process = sandbox.script(
+        "from proj import app\napp.Beat(schedule='ran', pidfile='beat.pid', loglevel='INFO').run()\n"
+    )
+    wait_until(lambda: len(notes(sandbox)) >= 2, what="two periodic runs")
+    output = sandbox.output(process)
+    assert "celery beat is starting." in output
+    assert "    . db -> ran" in output
+    assert (sandbox.home / "beat.pid").read_text() == f"{process.pid}\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0, sandbox.output(process)
+    assert not (sandbox.home / "beat.pid").exists()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(PATIENCE) == 0, sandbox.output(worker)
+
+
 def test_a_scheduler_that_is_not_there_is_named(sandbox: Sandbox) -> None:
     sandbox.write("proj.py", PROJECT)
     process = beat(sandbox, "-S", "nowhere:Scheduler")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compat_tests.conftest import Sandbox
-from zerocelery import Celery, _state
+from zerocelery import Celery, _state, signals
+from zerocelery.app.intake import BrokerUnreachable
+from zerocelery.app.trace import LOG_RECEIVED, LOG_SUCCESS
 from zerocelery.contrib.testing.app import TestApp, setup_default_app
 from zerocelery.contrib.testing.manager import Manager, Sentinel
 from zerocelery.contrib.testing.worker import (
@@ -275,3 +278,61 @@ def test_a_limited_set_lets_go_of_what_is_old_but_for_the_last_few() -> None:
     assert list(kept) == [3.0]
     kept.purge(now=100.0)
     assert list(kept) == [3.0]
+
+
+# ── what a test sees of its worker ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+def test_a_test_sees_what_its_worker_receives_logs_and_finishes(
+    sandbox: Sandbox, pool: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = app_with_tasks(sandbox)
+    app.conf.worker_hijack_root_logger = False  # caplog has a handler there
+    seen: list[Any] = []
+
+    def receive(request: Any, **_: object) -> None:
+        seen.append(request)
+
+    signals.task_received.connect(receive)
+    try:
+        with setup_default_app(app), start_worker(app, pool=pool, loglevel="INFO") as worker:
+            result = app.tasks["add"].apply_async((1, 2), argsrepr="(one, two)")
+            assert result.get(timeout=10) == 3
+            mine = next(request for request in seen if request.id == result.id)
+            assert (mine.name, mine.args, mine.kwargs, mine.hostname) == ("add", [1, 2], {}, worker.hostname)
+            assert mine.argsrepr == "(one, two)"
+            assert mine.replaced_task_nesting == 0
+        assert result.id in state.successful_requests
+        told = [(r.name, r.msg) for r in caplog.records if getattr(r, "data", {}).get("id") == result.id]
+        assert told == [("celery.worker.strategy", LOG_RECEIVED), ("celery.app.trace", LOG_SUCCESS)]
+    finally:
+        signals.task_received.disconnect(receive)
+        state.reset_state()
+
+
+def test_an_embedded_worker_serves_the_memory_of_its_process() -> None:
+    app = Celery("memory", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    @app.task(name="double")
+    def double(x: int) -> int:
+        return 2 * x
+
+    with setup_default_app(app), start_worker(app, perform_ping_check=False):
+        assert [double.delay(n).get(timeout=10) for n in range(3)] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("setting", ["broker_connection_retry_on_startup", "broker_connection_retry"])
+def test_a_worker_that_may_not_wait_for_its_broker_ends(setting: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = Celery("nowhere", broker="amqp://127.0.0.1:1", set_as_current=False)
+    app.conf.worker_hijack_root_logger = False
+    app.conf[setting] = False
+    app.conf.broker_connection_timeout = 1
+
+    with (
+        setup_default_app(app),
+        pytest.raises(BrokerUnreachable, match="can't be reached"),
+        start_worker(app, perform_ping_check=False),
+    ):
+        pass
+    assert f"has been disabled (app.conf.{setting}=False). Shutting down..." in caplog.text

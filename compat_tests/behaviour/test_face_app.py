@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from zerocelery import Celery, Task, current_app, shared_task
+from zerocelery.app.base import PendingConfiguration
 from zerocelery.app.defaults import OPTIONS
 from zerocelery.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
 
@@ -37,6 +38,7 @@ def test_every_setting_has_a_default_a_type_and_a_meaning(app: Celery) -> None:
 
 
 def test_settings_by_attribute_by_key_and_by_older_name(app: Celery) -> None:
+    app.conf.finalize()
     app.conf.task_serializer = "yaml"
     app.conf["CELERY_RESULT_SERIALIZER"] = "pickle"
     app.conf.update(task_acks_late=True, my_own=1)
@@ -50,6 +52,14 @@ def test_settings_by_attribute_by_key_and_by_older_name(app: Celery) -> None:
     with pytest.raises(AttributeError):
         _ = app.conf.nonsense
     assert app.conf.get("nonsense", 5) == 5
+
+
+def test_new_and_old_names_together_are_refused_before_the_settings_are_read(app: Celery) -> None:
+    app.conf.task_serializer = "yaml"
+    app.conf.CELERY_RESULT_SERIALIZER = "pickle"
+
+    with pytest.raises(ImproperlyConfigured, match=r"CELERY_RESULT_SERIALIZER +-> result_serializer"):
+        _ = app.conf.task_serializer
 
 
 def test_settings_from_a_module_with_a_namespace(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,3 +344,24 @@ def test_signatures_are_dicts_that_can_be_called(app: Celery) -> None:
     assert add.s(2).apply((1,)).get() == 3
     assert sig.link(add.s(1)) in sig.options["link"]
     assert repr(add.s(1, y=2)) == f"{add.name}(1, y=2)"
+
+
+def test_pending_settings_are_made_when_one_is_read() -> None:
+    made: list[int] = []
+    kept: dict[str, Any] = {}
+
+    def make() -> dict[str, Any]:
+        made.append(1)
+        return {"broker_url": "zmq://", **kept}
+
+    conf = PendingConfiguration(kept, make)
+    conf.task_serializer = "json"
+    conf["timezone"] = "UTC"
+    conf.update(enable_utc=True)
+    assert made == []
+    assert (conf.broker_url, conf.task_serializer, conf["timezone"]) == ("zmq://", "json", "UTC")
+    conf.timezone = "Europe/Oslo"
+    assert conf["timezone"] == "Europe/Oslo"
+    assert made == [1]
+    with pytest.raises(AttributeError, match="no setting 'nothing'"):
+        conf.nothing  # noqa: B018

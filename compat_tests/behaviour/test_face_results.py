@@ -195,3 +195,44 @@ def test_pickled_results_bring_the_exception_itself(running_worker: object) -> N
         with pytest.raises(FileNotFoundError) as caught:
             app.send_task("proj.fail").get(timeout=10)
         assert caught.value.filename == "file"
+
+
+class NeedsTwo(Exception):
+    """Its args are not what its __init__ wants."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first)
+        self.second = second
+
+
+def test_an_exception_that_can_not_be_made_of_its_args_keeps_its_class_and_tells_them(client: Celery) -> None:
+    client.backend.store_result("odd", NeedsTwo("one", "two"), "FAILURE")
+
+    with pytest.raises(NeedsTwo) as caught:
+        client.AsyncResult("odd").get(timeout=10)
+    assert str(caught.value) == "NeedsTwo('one')"
+    assert type(pickle.loads(pickle.dumps(caught.value))).__name__ == "NeedsTwo"
+
+
+def test_a_state_may_be_told_of_a_task_that_is_anywhere(client: Celery) -> None:
+    backend = client.backend
+
+    backend.store_result("elsewhere", {"done": 1}, "PROGRESS")
+    assert client.AsyncResult("elsewhere").state == "PROGRESS"
+    assert client.AsyncResult("elsewhere").info == {"done": 1}
+    backend.mark_as_done("elsewhere", 42)
+    assert client.AsyncResult("elsewhere").get(timeout=10) == 42
+    backend.mark_as_failure("elsewhere", ValueError("late"))
+    assert Celery("other", broker=client.conf.broker_url, set_as_current=False).AsyncResult("elsewhere").result == 42
+
+
+def test_a_task_that_is_run_on_the_spot_may_run_another_and_wait(client: Celery) -> None:
+    @client.task
+    def inner() -> int:
+        return 2
+
+    @client.task
+    def outer() -> int:
+        return inner.apply().get() + 1
+
+    assert outer.apply().get() == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from zerocelery import Celery
@@ -73,3 +75,28 @@ def test_hooks_in_their_order(client: Celery) -> None:
         "on_success retry",
         "after_return SUCCESS",
     ]
+
+
+@pytest.mark.parametrize(
+    ("called", "again", "expected"),
+    [
+        (((), {"foo": 1, "bar": 2, "label": "kept"}), {"args": (5, 6)}, [5, 6, "kept"]),
+        (((1, 2), {}), {"kwargs": {"foo": 5}}, [5, 2, None]),
+        (((1, 2), {"label": "gone"}), {"kwargs": {"bar": 5}}, [1, 5, None]),
+        (((1, 2), {}), {"args": (3,), "kwargs": {"bar": 4}}, [3, 4, None]),
+    ],
+)
+def test_other_arguments_for_the_next_run_take_the_place_of_the_old(called: Any, again: Any, expected: Any) -> None:
+    app = Celery("eager", set_as_current=False)
+
+    @app.task(bind=True)
+    def swap(self: Any, foo: int, bar: int, label: str | None = None) -> list[Any]:
+        if not self.request.retries:
+            raise self.retry(countdown=0, **again)
+        return [foo, bar, label]
+
+    assert swap.apply(*called).get() == expected
+
+
+def test_what_was_rejected_and_comes_back_says_so(client: Celery) -> None:
+    assert client.send_task("proj.back_once").get(timeout=10) is True

@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Raw
 
@@ -20,9 +20,13 @@ from zerocelery.engine.collector import Limits
 from zerocelery.engine.node import Node
 from zerocelery.engine.processes import NOTHING
 from zerocelery.engine.producer import Producer, ProducerOptions
+from zerocelery.engine.station import Station
 from zerocelery.transport.memory import Connection, MemoryClientLink, MemoryNetwork
 
 HERE = "this-host"
+
+
+_P = TypeVar("_P", bound=Producer)
 
 
 class Killed(BaseException):
@@ -36,6 +40,7 @@ class Machine:
         self.network = network
         self.stopped: set[int] = set()
         self.words: dict[str, list[int]] = {}  # path → [the key, whether the lease is revoked]
+        self.causes: dict[str, tuple[int, float]] = {}  # path → why its process was ended
         self.watchable = True
 
     def local(self, host: str) -> bool:
@@ -52,6 +57,9 @@ class Machine:
 
     def running(self, word: str) -> int | None:
         return self.words[word][0] if word in self.words else None
+
+    def cause(self, word: str) -> tuple[int, float]:
+        return self.causes.get(word, (0, 0.0))
 
     def revoke(self, word: str) -> None:
         if word in self.words:
@@ -279,16 +287,26 @@ class System:
             self._node.turn()
 
     def turns(self, seconds: float = 0.1) -> None:
-        """Let the node and time go on."""
-        self.network.block(lambda: False, seconds)
+        """Let time go by while the node runs: in steps, as a jump would be a pause of the node itself."""
+        for _ in range(int(seconds / 0.5)):
+            self.clock.advance(0.5)
+            self.turn()
+        self.clock.advance(seconds % 0.5)
+        self.turn()
 
     def producer(self, **options: Any) -> Producer:
+        return self._client(Producer, options)
+
+    def station(self, **options: Any) -> Station:
+        return self._client(Station, options)
+
+    def _client(self, kind: type[_P], options: dict[str, Any]) -> _P:
         def link(address: Any) -> MemoryClientLink:
             made = self.network.client(address)
             self.links[id(producer)] = made
             return made
 
-        producer = Producer(self.address, options=ProducerOptions(keeper=False, **options), link=link, clock=self.clock)
+        producer = kind(self.address, options=ProducerOptions(keeper=False, **options), link=link, clock=self.clock)
         self.producers.append(producer)
         return producer
 

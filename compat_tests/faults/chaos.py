@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import faulthandler
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from compat_tests.conftest import Sandbox, wait_for_end, wait_until
@@ -59,7 +61,8 @@ class Load:
     Arguments:
         seconds: over which it submits; 0: as fast as it can.
         kind: mixed; poison (some of them kill their process); eta; burst (submit_many of them all); threads (32 of
-            them, each waits for each result); fork (a forked child does half of it).
+            them, each waits for each result); fork (a forked child does half of it); chords (of three members and a
+            body that adds their values).
         stutter: sends some messages again.
     """
 
@@ -94,6 +97,24 @@ def _make(seeded: random.Random, load: Load, number: int, inbox: str, flags: int
     return task, expected
 
 
+def _make_chord(
+    seeded: random.Random, number: int, inbox: str, flags: int
+) -> tuple[list[wire.Task], wire.Task, list[float]]:
+    """Three members, the body that adds their values, and these values."""
+    values = [seeded.choice([0.0, 0.002, 0.03]) for _ in range(3)]
+    members = [
+        wire.Task(
+            id=f"{seeded.getrandbits(64):016x}", name="nap", body=body(value), flags=flags | wire.MEMBER,
+            topics=(inbox,), gather=f"chord-{inbox}-{number}",
+        )
+        for value in values
+    ]  # fmt: skip
+    total = wire.Task(
+        id=f"{seeded.getrandbits(64):016x}", name="total", body=body(), flags=flags, topics=(inbox,)
+    )  # fmt: skip
+    return members, total, values
+
+
 class Stutter(ZmqClientLink):
     """Sends every third message that has tasks again."""
 
@@ -118,6 +139,7 @@ class Client:
         self.deadline = deadline
         self.tokens: dict[str, int] = {}
         self._open: set[str] = set()  # no receipt has been seen
+        self._bodies: dict[str, str] = {}  # of a group → its last member, whose receipt is the body's, too
 
     def submit(self, tasks: Sequence[tuple[wire.Task, Any]], *, together: bool) -> None:
         now, wall = time.monotonic(), time.time()
@@ -133,6 +155,26 @@ class Client:
                 self._try([task], lambda some: self.producer.submit(some[0]))
         self._note_receipts()
 
+    def submit_chord(self, members: list[wire.Task], total: wire.Task, expected: Sequence[float]) -> None:
+        ids = [task.id for task in members]
+        gathering = wire.Gathering(
+            id=members[0].gather or "", members=ids, body=msgspec.Raw(wire.encode(total))
+        )  # fmt: skip
+        known = [(task, {"expected": value}) for task, value in zip(members, expected, strict=True)]
+        self.history.add_all(
+            ("invoke", "submit", task.id, {"flags": task.flags, "eta": None, **more})
+            for task, more in (*known, (total, {"expected": sum(expected), "members": ids}))
+        )
+        self._bodies[total.id] = ids[-1]
+        try:
+            self.tokens[total.id] = self.producer.gather(gathering)
+        except EngineError:
+            self.history.add_all(("info", "submit", task_id, {}) for task_id in (*ids, total.id))
+            return
+        self._open.add(total.id)
+        self._try(members, self.producer.submit_many)
+        self._note_receipts()
+
     def _try(self, tasks: list[wire.Task], submit: Callable[[list[wire.Task]], int]) -> None:
         self._open.update(task.id for task in tasks)
         try:
@@ -144,7 +186,8 @@ class Client:
             self.tokens[task.id] = token
 
     def _note_receipts(self) -> None:
-        acknowledged = self._open.difference(self.producer.unacknowledged())
+        missing = set(self.producer.unacknowledged())
+        acknowledged = {task for task in self._open if self._bodies.get(task, task) not in missing}
         acknowledged = {task for task in acknowledged if self.tokens.get(task)}
         self.history.add_all(("ok", "submit", task, {}) for task in acknowledged)
         self._open -= acknowledged
@@ -171,6 +214,7 @@ def _told(result: wire.Result) -> dict[str, Any]:
 
 def client_program(options: argparse.Namespace) -> int:
     """A client as a process of its own."""
+    faulthandler.register(signal.SIGUSR1)
     load = Load(**json.loads(options.load))
     history = History(Path(options.history))
     producer = Producer(
@@ -202,6 +246,13 @@ def _steadily(client: Client, seeded: random.Random, load: Load, options: argpar
     mine: list[str] = []
     child = 0
     while chunk := list(itertools.islice(numbers, seeded.randint(1, 9))):
+        if load.kind == "chords":
+            for n in chunk[::4]:
+                members, total, values = _make_chord(seeded, n, producer.inbox, client.flags)
+                client.submit_chord(members, total, values)
+                mine += [task.id for task in (*members, total) if task.id in client.tokens]
+            wait(began + load.seconds * chunk[-1] / load.tasks - time.monotonic())
+            continue
         tasks = [_make(seeded, load, n, producer.inbox, client.flags) for n in chunk]
         client.submit(tasks, together=seeded.random() < 0.5)
         mine += [task.id for task, _ in tasks]
@@ -254,8 +305,8 @@ class Scale:
     patience: float
 
 
-SHORT = Scale(tasks=240, seconds=2.0, freeze=1.5, burst=4_000, patience=20.0)
-NORMAL = Scale(tasks=600, seconds=5.0, freeze=2.5, burst=8_000, patience=25.0)
+SHORT = Scale(tasks=160, seconds=1.2, freeze=1.2, burst=4_000, patience=20.0)
+NORMAL = Scale(tasks=600, seconds=4.0, freeze=2.0, burst=8_000, patience=25.0)
 LONG = Scale(tasks=600, seconds=12.0, freeze=10.0, burst=20_000, patience=60.0)
 
 
@@ -299,6 +350,14 @@ class Run:
             if not keep:
                 shutil.rmtree(self.box.home, ignore_errors=True)
         return verdict
+
+    def attempt(self, *, keep: bool = False) -> Verdict:
+        """:meth:`execute`; a run that does not get to its end is not well either."""
+        try:
+            return self.execute(keep=keep)
+        except AssertionError as error:
+            self.note(str(error))
+            return Verdict(lost=["the run did not end"])
 
     def note(self, text: str) -> None:
         self.notes.append(f"{time.monotonic() - self._began:7.3f} {text}")
@@ -431,7 +490,13 @@ class Run:
 
     def drain(self) -> None:
         for client in self.clients:
-            client.wait(self.scale.seconds + 2 * self.scale.patience)
+            try:
+                client.wait(self.scale.seconds + 2 * self.scale.patience)
+            except subprocess.TimeoutExpired:
+                client.send_signal(signal.SIGUSR1)  # it says where it hangs
+                wait_until(lambda client=client: "most recent call first" in self.box.output(client))
+                self.note(self.explain(Verdict()))
+                raise AssertionError(f"a client hangs:\n{self.box.output(client)}") from None
             if client.returncode not in (0, -signal.SIGKILL):
                 raise AssertionError(f"a client ended with {client.returncode}:\n{self.box.output(client)}")
         self.note("drained")
@@ -552,6 +617,9 @@ ROWS = {
         Row("worker frozen", _two(), _times(1, lambda run: run.freeze_workers(run.scale.freeze * 2))),
         Row("ETA tasks, worker killed", _two("eta"), _times(2, Run.kill_workers)),
         Row("poison tasks", _two("poison"), _nothing),
+        Row("chords, child killed", _two("chords"), _children_every_second),
+        Row("chords, worker killed 3 ×", _two("chords"), _times(3, Run.kill_workers)),
+        Row("chords, node killed 3 ×", _two("chords"), _times(3, Run.kill_node)),
         Row("fork after use", _two("fork"), _nothing),
         Row("fork after use, node killed", _two("fork"), _times(2, Run.kill_node)),
         Row("client killed", _two(), _kill_a_client),
@@ -592,7 +660,7 @@ def soak(options: argparse.Namespace) -> int:
         run = Run(row, mode=mode, node=node, seed=seed, scale=scale)
         os.environ["ZEROCELERY_HOME"] = str(run.box.home)
         began = time.monotonic()
-        verdict = run.execute(keep=options.keep)
+        verdict = run.attempt(keep=options.keep)
         took = time.monotonic() - began
         print(f"{row.name:32} {mode:5} {node:8} seed {seed:6} {took:5.1f} s  {verdict}", flush=True)
         if not verdict.well:

@@ -38,7 +38,8 @@ class Operation:
         kind: invoke, ok, fail or info.
         what: submit; result (the owner got it); stored (anybody with the id got it).
         outcome: SUCCESS, FAILURE, or the kind of the engine's own outcome.
-        arguments: for an invoked submit: what is needed to know what the task should give.
+        members: for the body of a group, the tasks whose values it gets.
+        the rest: for an invoked submit: what is needed to know what the task should give.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Operation:
     flags: int = 0
     expected: Any = None
     eta: float | None = None
+    members: Sequence[str] = ()
 
 
 class History:
@@ -219,6 +221,7 @@ class _Check:
         verdict.recovered = len((set(outcomes) & attempted) - self.receipts)
         for task, found in outcomes.items():
             self._judge_outcome(verdict, task, found)
+            self._judge_body(verdict, task, outcomes)
         for task, starts in self.starts.items():
             self._judge_runs(verdict, task, starts)
         return verdict
@@ -242,6 +245,17 @@ class _Check:
                 verdict.unexplained.append(task)
         elif outcome not in ("SUCCESS", "expired"):
             verdict.wrong.append(task)
+
+    def _judge_body(self, verdict: Verdict, task: str, outcomes: Mapping[str, Sequence[Operation]]) -> None:
+        """A group's body is run with the values of all its members; where one has failed it fails, and is not run."""
+        submitted = self.submitted.get(task)
+        if submitted is None or not submitted.members:
+            return
+        well = all(found.outcome == "SUCCESS" for member in submitted.members for found in outcomes.get(member, ()))
+        if not well and (self.starts.get(task) or outcomes[task][0].outcome == "SUCCESS"):
+            verdict.wrong.append(task)
+        elif well and not self.starts.get(task):
+            verdict.unexplained.append(task)
 
     def _explained(self, task: str) -> bool:
         """Whether a loss is a fault's: of a process that it ran in, or, where it had no time to write, of any."""

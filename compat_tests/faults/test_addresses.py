@@ -265,4 +265,4 @@ def test_a_listener_that_is_no_node_does_not_pass_for_one(rig: Rig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         url = f"zmq://127.0.0.1:{stranger.getsockname()[1] - 2}"
         with pytest.raises(NodeUnreachable, match="is in use: another node, or another program, has this port"):
-            ensure_node(parse_address(url), timeout=2.0)
+            ensure_node(parse_address(url), timeout=6.0)

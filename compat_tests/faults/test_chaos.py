@@ -1,38 +1,58 @@
 """The table of what is lost under which fault, as runs of some seconds each, and the checker that judges them.
 
-Every run prints its seed; ``ZC_SEED=n`` repeats it. The long version: ``python -m compat_tests.faults.chaos``.
+Every run has a seed of its own, the same each time, and prints it; ``ZC_SEED=n`` chooses another. The long version,
+with new seeds: ``python -m compat_tests.faults.chaos``.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import os
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-from compat_tests.faults.chaos import MODES, NODES, NORMAL, ROWS, SHORT, Run, Scale, new_seed
+from compat_tests.faults.chaos import MODES, NODES, ROWS, SHORT, Run, Scale
 from compat_tests.faults.checker import Fault, History, Operation, Verdict, check
 from compat_tests.faults.planted import BUGS
 from compat_tests.faults.worker_strategies import EARLY, LATE_REJECT, Line
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
+_T = TypeVar("_T")
+
+#: For bugs that are to be found: nobody waits long for what is lost.
 TINY = Scale(tasks=160, seconds=1.5, freeze=1.0, burst=600, patience=4.0)
 
 #: Each row once, in a mode and with a node that change from row to row; the long version does all of them.
-VARIANTS = dict(zip([n for n in ROWS if n != "everything"], itertools.cycle(itertools.product(MODES, NODES))))
+VARIANTS = [
+    (row, *variant)
+    for row, variant in zip([n for n in ROWS if n != "everything"], itertools.cycle(itertools.product(MODES, NODES)))
+] + [("everything", "early", "embedded"), ("everything", "late", "alone")]
+
+#: Runs wait more than they work, so some go at the same time.
+_TOGETHER = 4
 
 
-def judge(run: Run) -> Verdict:
-    """Run it; what a failing test prints is what is needed to understand it."""
-    print(f"ZC_SEED={run.seed}: {run.row.name}, {run.mode}, node {run.node_kind}")
-    verdict = run.execute()
-    print("\n".join(run.notes))
-    print(verdict)
-    return verdict
+def seed_of(*what: str) -> int:
+    """The seed of ZC_SEED, else the one of this run."""
+    return int(os.environ.get("ZC_SEED") or zlib.crc32(" ".join(what).encode()) % 1_000_000)
+
+
+def judge(*runs: Run) -> list[Verdict]:
+    """Do them at the same time; what a failing test prints is what is needed to understand it."""
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as executor:
+        verdicts = list(executor.map(Run.attempt, runs))
+    for run, verdict in zip(runs, verdicts, strict=True):
+        print(f"ZC_SEED={run.seed}: {run.row.name}, {run.mode}, node {run.node_kind}: {verdict}")
+        if not verdict.well:
+            print("\n".join(run.notes))
+    return verdicts
 
 
 @pytest.fixture(autouse=True)
@@ -40,42 +60,49 @@ def _own_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZEROCELERY_HOME", raising=False)
 
 
+def together(items: Iterable[_T]) -> dict[str, list[_T]]:
+    """Some at a time, as parameters of a test."""
+    rest = list(items)
+    return {f"{n // _TOGETHER + 1}": rest[n : n + _TOGETHER] for n in range(0, len(rest), _TOGETHER)}
+
+
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("row", VARIANTS)
-def test_row_of_the_table(row: str) -> None:
-    mode, node = VARIANTS[row]
-    assert judge(Run(ROWS[row], mode=mode, node=node, seed=new_seed(), scale=SHORT)).well
+@pytest.mark.parametrize("some", together(VARIANTS).values(), ids=lambda some: ", ".join(row for row, _, _ in some))
+def test_rows_of_the_table(some: list[tuple[str, str, str]]) -> None:
+    verdicts = judge(
+        *(Run(ROWS[row], mode=mode, node=node, seed=seed_of(row, mode, node), scale=SHORT) for row, mode, node in some)
+    )
+    assert [row for (row, _, _), verdict in zip(some, verdicts, strict=True) if not verdict.well] == []
 
 
-@pytest.mark.parametrize("node", NODES)
-@pytest.mark.parametrize("mode", MODES)
-def test_all_faults_together(mode: str, node: str) -> None:
-    verdict = judge(Run(ROWS["everything"], mode=mode, node=node, seed=new_seed(), scale=NORMAL))
-    assert verdict.well
-    assert verdict.accepted == verdict.finished == 600
-
-
-@pytest.mark.parametrize("pool", [["--start-method", "spawn"], ["--pool", "threads"]], ids=["spawn", "threads"])
-def test_all_faults_together_in_other_pools(pool: list[str]) -> None:
+def test_a_row_in_other_pools() -> None:
     row = ROWS["worker killed 3 ×"]
-    assert judge(Run(row, mode="early", node="embedded", seed=new_seed(), scale=TINY, pool=pool)).well
+    runs = [
+        Run(row, mode="early", node="embedded", seed=seed_of(*pool), scale=SHORT, pool=pool)
+        for pool in (["--start-method", "spawn"], ["--pool", "threads"])
+    ]
+    assert [verdict.problems for verdict in judge(*runs)] == [{}, {}]
 
 
 # ── the checker finds what is wrong ──────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", BUGS)
-def test_a_planted_bug_is_found(name: str) -> None:
-    bug = BUGS[name]
+@pytest.mark.parametrize("names", together(BUGS).values(), ids=lambda names: ", ".join(names))
+def test_planted_bugs_are_found(names: list[str]) -> None:
     # A fault may miss: the clock decides what runs at that moment. Three runs don't all miss.
-    for _ in range(3):
-        run = Run(ROWS[bug.row], mode=bug.mode, node="alone", seed=new_seed(), scale=TINY, plant=name)
-        verdict = judge(run)
-        if not verdict.well:
-            break
-    assert bug.finds in verdict.problems
+    for n in range(3):
+        bugs = {name: BUGS[name] for name in names}
+        runs = [
+            Run(ROWS[bug.row], mode=bug.mode, node="alone", seed=seed_of(name) + n, scale=TINY, plant=name)
+            for name, bug in bugs.items()
+        ]
+        found = dict(zip(bugs.values(), judge(*runs), strict=True))
+        names = [name for name, bug in bugs.items() if bug.finds not in found[bug].problems]
+        if not names:
+            return
+    pytest.fail(f"not found: {names}")
 
 
 def line(what: str, task: str = "t", *, at: float, pid: int = 7) -> Line:

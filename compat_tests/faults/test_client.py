@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from compat_tests.conftest import wait_for_end, wait_until
 from compat_tests.faults.rig import Rig, status_of, task, value_of
 from zerocelery import Celery
 from zerocelery.engine import callables
-from zerocelery.engine.errors import CallableError, NodeUnreachable
+from zerocelery.engine.errors import CallableError, EngineError, NodeUnreachable
 
 pytestmark = pytest.mark.faults
 
@@ -542,6 +543,29 @@ print("submitted", len(submitted))
     runs = [run.id for run in rig.runs()]
     assert len(runs) == len(set(runs))
     assert len(runs) >= submitted
+
+
+def test_threads_that_wait_are_told_when_their_client_is_closed(rig: Rig) -> None:
+    """Row 9: it used to spin for ever."""
+    rig.node()
+    client = rig.client()
+    status_of(client)
+    told: list[BaseException] = []
+
+    def wait(name: str) -> None:
+        try:
+            client.wait(name)
+        except EngineError as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=wait, args=(name,), daemon=True) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(client._waiters) == 3)
+    client.close()
+    for thread in threads:
+        thread.join(5)
+    assert [str(error) for error in told] == ["this producer was closed while a thread waited for its node"] * 3
 
 
 # ── no node, nothing to send ─────────────────────────────────────────────────────────────────────────────────────────

@@ -372,10 +372,6 @@ def test_a_message_of_a_million_frames_does_no_harm(rig: Rig, name: str, kind: b
     assert status["pid"] == node.pid
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a queue's window in memory is bounded by tasks (4,000 to 8,000), not by bytes: the node runs out of memory",
-)
 def test_a_backlog_of_large_tasks_is_on_disk_not_in_memory(rig: Rig) -> None:
     """Row 49: 400 MB wait, and the node may have 200 MB more than it has."""
     node = rig.node(memory=200 << 20)

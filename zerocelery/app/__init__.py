@@ -8,10 +8,15 @@ from zerocelery.local import Proxy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Coroutine
+    from typing import Any, Literal, ParamSpec, TypeVar, overload
 
     from zerocelery.app.base import Celery
+    from zerocelery.app.task import Task
+    from zerocelery.app.types import AsyncTask, BoundDecorator, Decorator
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 __all__ = (
     "Celery",
@@ -34,13 +39,29 @@ def bugreport(app: Celery | None = None) -> str:
     return str((app or _state.get_current_app()).bugreport())
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def shared_task(fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def shared_task(*, bind: Literal[True], **options: Any) -> BoundDecorator: ...
+    @overload
+    def shared_task(*, bind: Literal[False] = False, **options: Any) -> Decorator: ...
+
+
 def shared_task(*args: Any, **kwargs: Any) -> Any:
     """Make a task of every app, those to come included; calls go to the current one's.
 
     For libraries, which know no app: ``@shared_task`` or ``@shared_task(bind=True, …)``.
     """
 
-    def decorate(function: Callable[..., Any], **options: Any) -> Any:
+    def decorate(function: Any, **options: Any) -> Any:
+        if type(function) is Proxy:
+            raise TypeError("@shared_task was applied more than once to the same function: once is enough")
+        # of a task of some app, its function
+        function = getattr(function, "_decorated_fun", None) or function
         name = options.get("name")
         # set shared to False, or the task would be shared by the app that it is made for too
         options.setdefault("shared", False)

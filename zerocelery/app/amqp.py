@@ -23,6 +23,7 @@ from zerocelery import signals
 from zerocelery.app import message as _message
 from zerocelery.app.routes import Router as _Router
 from zerocelery.app.routes import prepare
+from zerocelery.utils.log import get_logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ Exchange: Any = entity.Exchange
 Queue: Any = entity.Queue
 ProducerPool: Any = pools.ProducerPool
 retry_over_time: Any = functional.retry_over_time
+
+#: How often what follows a task is sent again where nobody has set a limit.
+_MOST_RETRIES = 3
 
 #: Whether what is sent now follows a chord that can't be completed again: then a refused connection is no end.
 _callback_publish_retry: ContextVar[bool] = ContextVar("callback_publish_retry", default=False)
@@ -470,7 +474,7 @@ class AMQP:
             "errbacks": _signatures(errbacks),
             "timelimit": (time_limit, soft_time_limit),
             "taskset": group_id,
-            "chord": utf8dict(chord) if isinstance(chord, Mapping) else chord,
+            "chord": utf8dict(chord) if type(chord) is dict else chord,
         }
         event = None
         if create_sent_event:
@@ -586,14 +590,18 @@ class AMQP:
                 sender=name, body=body, exchange=exchange, routing_key=routing_key, declare=declare, headers=own,
                 properties=kwargs, retry_policy=policy,
             )  # fmt: skip
-        publish = self._patiently(producer.publish, policy) if _callback_publish_retry.get() else producer.publish
+        retries = conf["task_publish_retry"] if retry is None else retry
+        publish = producer.publish
+        if retries and _callback_publish_retry.get():
+            # tried again here, and not by the connection too
+            publish, retries = self._patiently(producer, policy), False
         sent = publish(
             body,
             exchange=exchange,
             routing_key=routing_key,
             serializer=serializer or conf["task_serializer"],
             compression=compression or conf["task_compression"],
-            retry=conf["task_publish_retry"] if retry is None else retry,
+            retry=retries,
             retry_policy=policy,
             delivery_mode=delivery_mode,
             declare=declare,
@@ -608,20 +616,44 @@ class AMQP:
             self._tell_event(event_dispatcher, sent_event, producer, *told, retry, policy)
         return sent
 
-    def _retry_publish(self, publish: Callable[[], Any]) -> Any:
-        """Call what publishes; each message in it is tried again by the retry policy, whatever the connection says."""
+    def _retry_publish(self, publish: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call what publishes what follows a task; each message in it is tried again by the retry policy.
+
+        The task has run: that a broker refuses a message for a moment must not make it run again.
+        """
+        if self.app.conf["task_always_eager"]:
+            return publish(*args, **kwargs)
         token = _callback_publish_retry.set(True)
         try:
-            return publish()
+            return publish(*args, **kwargs)
         finally:
             _callback_publish_retry.reset(token)
 
-    def _patiently(self, publish: Callable[..., Any], policy: Mapping[str, Any]) -> Callable[..., Any]:
+    def _patiently(self, producer: Any, policy: Mapping[str, Any]) -> Callable[..., Any]:
+        """The producer's publish, tried again as the policy says, but not for ever."""
         steps = dict(policy)
-        errors = tuple(steps.pop("retry_errors", None) or (OperationalError,))
+        connection = producer.connection
+        recoverable = tuple(connection.recoverable_connection_errors or ())
+        errors = (OperationalError, *(steps.pop("retry_errors", None) or ()), *recoverable)
+        unbounded = steps.get("max_retries") is None
+        if unbounded:
+            usual = (self.app.conf["task_publish_retry_policy"] or {}).get("max_retries")
+            steps["max_retries"] = _MOST_RETRIES if usual is None else usual
+        refusals: list[Any] = []
+
+        def refused(error: Any, intervals: Any, retries: int) -> float:
+            if unbounded and not refusals:
+                get_logger("celery.app.amqp").warning(
+                    "Unbounded max_retries for worker callback messages would stop the worker: %s tries are made",
+                    steps["max_retries"],
+                )
+            refusals.append(error)
+            if recoverable and isinstance(error, recoverable):
+                producer.revive(connection)
+            return next(intervals)  # type: ignore[no-any-return]
 
         def again(*args: Any, **kwargs: Any) -> Any:
-            return retry_over_time(publish, errors, args, kwargs, **steps)
+            return retry_over_time(producer.publish, errors, args, kwargs, errback=refused, **steps)
 
         return again
 

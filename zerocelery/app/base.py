@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import sys
 import threading
 import warnings
 from collections import defaultdict, deque
+from functools import cached_property
+from types import GenericAlias
 
 from zerocelery import _state
 from zerocelery._ids import uuid
+from zerocelery._state import connect_on_app_finalize, set_default_app
 from zerocelery.app.autoretry import add_autoretry_behaviour
+from zerocelery.app.defaults import DEFAULT_BROKER
+from zerocelery.app.pending import PendingConfiguration as PendingConfiguration
 from zerocelery.app.registry import TaskRegistry
-from zerocelery.app.task import Recipe, Task, argument_check, task_class
-from zerocelery.app.utils import Settings, appstr
-from zerocelery.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
+from zerocelery.app.task import _ROUTING, Recipe, Task, argument_check, task_class
+from zerocelery.app.utils import AppPickler, Settings, _unpickle_app, _unpickle_app_v2, appstr
+from zerocelery.exceptions import CDeprecationWarning, DuplicateTaskNameWarning, ImproperlyConfigured
 from zerocelery.utils.dispatch import Signal
 from zerocelery.utils.imports import gen_task_name, qualname, symbol_by_name
+from zerocelery.utils.objects import FallbackContext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+    from collections.abc import Callable, Coroutine, Mapping
+    from typing import Any, Literal, ParamSpec, TypeVar, overload
 
     from zerocelery.app.client import NodeClient
     from zerocelery.app.sending import Sender
     from zerocelery.app.trace import AppStrategy
+    from zerocelery.app.types import AsyncTask, BoundDecorator, Decorator
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -33,6 +40,12 @@ if TYPE_CHECKING:
 __all__ = ("Celery",)
 
 _UNSET: Any = object()
+
+#: What an app does in a Django project; its module isn't imported where there is none.
+_DJANGO = "zerocelery.fixups.django:fixup"
+
+#: Whether this process was started anew by multiprocessing; for programs that look here.
+USING_EXECV = bool(os.environ.get("FORKED_BY_MULTIPROCESSING"))
 
 
 class Celery:
@@ -60,9 +73,15 @@ class Celery:
     log_cls: Any = "zerocelery.app.log:Logging"
     control_cls: Any = "zerocelery.app.control:Control"
     backend_cls: Any = None
-    builtin_fixups: frozenset[str] = frozenset()
+    builtin_fixups: Any = frozenset({_DJANGO})
 
     IS_WINDOWS = os.name == "nt"
+    IS_macOS = sys.platform == "darwin"
+
+    __class_getitem__: Any = classmethod(GenericAlias)
+
+    #: What makes an app of the arguments that a class of its own gives for it.
+    Pickler: Any = AppPickler
 
     #: Sent when settings are about to be read.
     on_configure: Any = None
@@ -96,6 +115,8 @@ class Celery:
         self.events_cls = events or self.events_cls
         self.log_cls = log or self.log_cls
         self.control_cls = control or self.control_cls
+        #: Whether somebody has chosen the base class of the tasks.
+        self._custom_task_cls_used = bool(task_cls) or type(self).task_cls is not Celery.task_cls
         self.task_cls = task_cls or self.task_cls
         self.set_as_current = set_as_current
         self.autofinalize = autofinalize
@@ -104,6 +125,7 @@ class Celery:
         self.steps: defaultdict[str, set[Any]] = defaultdict(set)
         self.fixups = set(self.builtin_fixups) if fixups is None else fixups
 
+        self._using_v1_reduce = type(self).__reduce_args__ is not Celery.__reduce_args__
         #: Counts the changes after which everything that was prepared for sending is void.
         self.epoch = 0
         self.configured = False
@@ -112,6 +134,8 @@ class Celery:
         self._pending: deque[Task[..., Any]] = deque()
         self._tasks = tasks if isinstance(tasks, TaskRegistry) else self.registry_cls(tasks or {})
         self._task_base: Any = None
+        #: The task_cls that the base was made of; None where somebody has set the base itself.
+        self._task_base_of: Any = None
         self._made: dict[str, Any] = {}
         self._local = threading.local()
         self._warned: set[str] = set()
@@ -127,6 +151,8 @@ class Celery:
             changed=self._changed,
             prefix=namespace,
         )
+        # whatever the names of the source are: these have only one
+        self._conf.__dict__["_written"] -= {"broker_url", "result_backend", "include"}
 
         if self.on_configure is None:
             self.on_configure = Signal(name="app.on_configure")
@@ -134,7 +160,8 @@ class Celery:
         self.on_after_finalize = Signal(name="app.on_after_finalize")
         self.on_after_fork = Signal(name="app.on_after_fork")
 
-        self._fixups = [symbol_by_name(fixup)(self) for fixup in self.fixups]
+        wanted = [one for one in self.fixups if one != _DJANGO or os.environ.get("DJANGO_SETTINGS_MODULE")]
+        self._fixups = [done for one in wanted if (done := symbol_by_name(_ours(one))(self)) is not None]
         if set_as_current:
             self.set_current()
         self.on_init()
@@ -149,18 +176,20 @@ class Celery:
 
     def set_default(self) -> None:
         """Make this the current app of every thread that has no other."""
-        _state.set_default_app(self)
+        set_default_app(self)
 
     # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     if TYPE_CHECKING:
 
         @overload
+        def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+        @overload
         def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
         @overload
-        def task(self, *, bind: bool, **options: Any) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+        def task(self, *, bind: Literal[True], **options: Any) -> BoundDecorator: ...
         @overload
-        def task(self, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+        def task(self, *, bind: Literal[False] = False, **options: Any) -> Decorator: ...
 
     def task(self, *args: Any, **opts: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(bind=True, …)``.
@@ -189,11 +218,12 @@ class Celery:
         if shared:
             # a cell of a notebook that is run again takes the place of its former self
             key = function.__module__, getattr(function, "__qualname__", id(function)), options.get("name")
-            _state.connect_on_app_finalize(lambda app: app._take_shared(function, options), key=key)
+            connect_on_app_finalize(lambda app: app._take_shared(function, options), key=key)
         if not lazy or self.finalized:
             task = self._task_from_fun(function, **options)
+            task.annotate()
         else:
-            task = self._make_task(function, **options)
+            task = self._register(self._make_task(function, **options))
             self._pending.append(task)
         return filter(task) if filter else task
 
@@ -219,13 +249,26 @@ class Celery:
         self, fun: Any, name: str | None = None, base: Any = None, bind: bool = False, **options: Any
     ) -> Any:
         name = name or self.gen_task_name(fun.__name__, fun.__module__)
-        task = self._task_class(name, Recipe(fun, base=base, bind=bind, options=options))()
+        recipe = Recipe(fun, base=base, bind=bind, options=options)
+        task = self._task_class(name, recipe)()
         return self._adopt(task, options)
+
+    def _models(self, name: str, recipe: Recipe) -> Any:
+        """The pydantic models among a function's parameters; None unless the task was said to have some."""
+        if not recipe.options.get("pydantic"):
+            return None
+        from zerocelery.app.models import Models
+
+        said = {key: recipe.options.get(f"pydantic_{key}") for key in ("strict", "context", "dump_kwargs")}
+        given = {key: value for key, value in said.items() if value is not None}
+        return Models(self, recipe.function, name, bound=recipe.bind, **given)
 
     def _task_class(self, name: str, recipe: Recipe) -> type[Task[..., Any]]:
         """The class of one task that was a function."""
         function = recipe.function
-        run = function if recipe.bind else staticmethod(function)
+        models = self._models(name, recipe)
+        called = function if models is None else models.wrapped()
+        run = called if recipe.bind else staticmethod(called)
         label = getattr(function, "__name__", name)
         attributes = {
             "name": name,
@@ -233,22 +276,34 @@ class Celery:
             "_decorated": True,
             "_decorated_fun": staticmethod(function),
             "_recipe": recipe,
+            "_models": models,
             "__doc__": getattr(function, "__doc__", None),
             "__module__": getattr(function, "__module__", None),
             "__qualname__": getattr(function, "__qualname__", label),
             "__annotations__": getattr(function, "__annotations__", {}),
             "__wrapped__": run,
-            **recipe.options,
+            **{key: value for key, value in recipe.options.items() if not key.startswith("pydantic")},
         }
+        if callable(attributes.get("unique_key")):
+            attributes["unique_key"] = staticmethod(attributes["unique_key"])  # it gets the arguments, and no task
         return type(label, (recipe.base or self.Task,), attributes)
 
     def _adopt(self, task: Any, options: dict[str, Any]) -> Any:
         """Make an instance one of this app's tasks; it isn't registered by that."""
         recipe = task._recipe
         if recipe is not None:
-            task.__header__ = argument_check(recipe.function, bound=recipe.bind)
+            task.__header__ = self.type_checker(recipe.function, bound=recipe.bind)
         task.bind(self)
         add_autoretry_behaviour(task, **options)
+        declared = options if recipe is not None else {**vars(type(task)), **options}
+        for name in _ROUTING:
+            if declared.get(name) is not None:
+                warnings.warn(
+                    CDeprecationWarning(
+                        f"The {name!r} task attribute is deprecated and goes in version 6.0: set task_routes instead"
+                    ),
+                    stacklevel=_callers_level(),
+                )
         return task
 
     def _register(self, task: Any) -> Any:
@@ -256,24 +311,28 @@ class Celery:
         if known is None or known is task:
             self._tasks[task.name] = task
             return task
-        if known._decorated_fun is task._decorated_fun:
-            return known
+        if _callable_of(known) is _callable_of(task):
+            if self.finalized or known._recipe is None or known._recipe.is_like(task._recipe):
+                return known
+            self._tasks[task.name] = task
+            return task
         if _is_redefinition(known, task):
             self._tasks[task.name] = task
             return task
-        self._warn_duplicate(known, task)
+        if known._decorated_fun is not None:
+            self._warn_duplicate(known, task, "stays, and the latter is never run")
         return known
 
-    def _warn_duplicate(self, known: Any, task: Any) -> None:
+    def _warn_duplicate(self, known: Any, task: Any, consequence: str) -> None:
         if task.name in self._warned:
             return
         self._warned.add(task.name)
         warnings.warn(
             DuplicateTaskNameWarning(
-                f"two callables are registered as task {task.name!r}: {qualname(known._decorated_fun or known)} stays, "
-                f"and {qualname(task._decorated_fun or task)} is never run; give one of them a name of its own"
+                f"two callables are registered as task {task.name!r}: {_whereabouts(known)} and {_whereabouts(task)}; "
+                f"the former {consequence}: give one of them a name of its own"
             ),
-            stacklevel=2,
+            stacklevel=_callers_level(),
         )
 
     def register_task(self, task: Any, **options: Any) -> Any:
@@ -282,8 +341,13 @@ class Celery:
             task = task()
         if not task.name:
             task.name = self.gen_task_name(type(task).__name__, type(task).__module__)
+        known = self.tasks.get(task.name)
+        if known is not None and known is not task and type(known) is not type(task):
+            self._warn_duplicate(known, task, "is replaced by the latter")
         self.tasks[task.name] = task
-        return self._adopt(task, options)
+        self._adopt(task, options)
+        task.annotate()
+        return task
 
     def gen_task_name(self, name: str, module: str) -> str:
         """The name of a task that was given none."""
@@ -305,10 +369,15 @@ class Celery:
             if auto and not self.autofinalize:
                 raise RuntimeError("Contract breach: app not finalized")
             self.finalized = True
+            try:
+                self._conf.finalize()
+            except BaseException:
+                self.finalized = False
+                raise
             pending, self._pending = self._pending, deque()
             for task in pending:
                 self._rebase(task)
-                self._register(task)
+                task.annotate()
             from zerocelery.app import builtins
 
             builtins.add_all(self)
@@ -325,17 +394,18 @@ class Celery:
     @property
     def Task(self) -> Any:
         """Base class of this app's tasks."""
-        if self._task_base is None:
-            self._task_base = task_class(self, symbol_by_name(self.task_cls))
+        if self._task_base is None or self._task_base_of not in (None, self.task_cls):
+            self._task_base_of = self.task_cls
+            self._task_base = self.create_task_cls()
         return self._task_base
 
     @Task.setter
     def Task(self, value: Any) -> None:
-        self._task_base = value
+        self._task_base, self._task_base_of = value, None
 
     def create_task_cls(self) -> Any:
         """A new base class of this app's tasks."""
-        return task_class(self, symbol_by_name(self.task_cls))
+        return task_class(self, symbol_by_name(_ours(self.task_cls)))
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -404,6 +474,8 @@ class Celery:
         }
         if router is not None:
             options = router.route(options, route_name or name, args, kwargs, task_type)
+        given = {"producer": producer or publisher, "connection": connection}
+        call.update((key, value) for key, value in given.items() if value is not None)
         # None takes a task's own limit away, silence leaves it
         limits = {"expires": expires, "time_limit": time_limit, "soft_time_limit": soft_time_limit}
         call.update((key, value) for key, value in limits.items() if value is not _UNSET)
@@ -436,11 +508,15 @@ class Celery:
 
     @property
     def has_node(self) -> bool:
-        """Whether the broker is a node."""
-        from zerocelery.app.client import is_node
-        from zerocelery.app.utils import broker_url
+        """Whether the broker is a node; looked up once, and again when a setting has changed."""
+        known: tuple[int, bool] | None = self._made.get("has_node")
+        if known is None or known[0] != self.epoch:
+            from zerocelery.app.client import is_node
+            from zerocelery.app.utils import broker_url
 
-        return is_node(broker_url(self.conf))
+            found = is_node(broker_url(self.conf))
+            known = self._made["has_node"] = self.epoch, found  # the epoch of now: reading settings may change it
+        return known[1]
 
     @property
     def backend(self) -> Any:
@@ -467,6 +543,19 @@ class Celery:
         self.conf  # noqa: B018 - read first: reading changes the epoch
         self._made["backend"] = self.epoch, backend
 
+    @property
+    def _backend(self) -> Any:
+        """The backend, where this thread has asked for it; None where not."""
+        for found in (self._made.get("backend"), getattr(self._local, "backend", None)):
+            if found is not None and found[0] == self.epoch:
+                return found[1]
+        return None
+
+    @_backend.deleter
+    def _backend(self) -> None:
+        self._made.pop("backend", None)
+        self._local.backend = None
+
     # ── kombu's brokers ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -487,9 +576,27 @@ class Celery:
     def control(self, value: Any) -> None:
         self._made["control"] = value
 
-    @control.setter
-    def control(self, value: Any) -> None:
-        self._made["control"] = value
+    @property
+    def log(self) -> Any:
+        """How workers and tasks log."""
+        return self._once("log", self.log_cls)
+
+    @log.setter
+    def log(self, value: Any) -> None:
+        self._made["log"] = value
+
+    @property
+    def annotations(self) -> Any:
+        """What the setting ``task_annotations`` says of tasks."""
+        said = self.conf["task_annotations"]
+        if not said:
+            return ()
+        from zerocelery.app.annotations import prepare
+
+        found = self._made.get("annotations")
+        if found is None or found[0] is not said:
+            found = self._made["annotations"] = said, prepare(said)
+        return found[1]
 
     def _once(self, name: str, path: Any) -> Any:
         found = self._made.get(name)
@@ -500,9 +607,7 @@ class Celery:
     @staticmethod
     def instantiate(path: Any, *args: Any, **kwargs: Any) -> Any:
         """An instance of the class at a path."""
-        if isinstance(path, str) and path.startswith("celery."):
-            path = f"zero{path}"
-        return symbol_by_name(path)(*args, **kwargs)
+        return symbol_by_name(_ours(path))(*args, **kwargs)
 
     def select_queues(self, queues: Any = None) -> Any:
         """Let workers of this process consume from these queues only."""
@@ -516,9 +621,32 @@ class Celery:
         """A connection to publish with."""
         return self._connection(url or self.conf["broker_write_url"], **kwargs)
 
-    def connection(self, hostname: str | None = None, **kwargs: Any) -> Any:
-        """A kombu connection to the broker; connected when it is used."""
-        return self.connection_for_write(hostname, **kwargs)
+    def connection(
+        self,
+        hostname: str | None = None,
+        userid: str | None = None,
+        password: str | None = None,
+        virtual_host: str | None = None,
+        port: int | None = None,
+        ssl: Any = None,
+        connect_timeout: float | None = None,
+        transport: str | None = None,
+        transport_options: Any = None,
+        heartbeat: float | None = None,
+        login_method: str | None = None,
+        failover_strategy: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A kombu connection to the broker; connected when it is used.
+
+        Arguments:
+            hostname: a host, or a URL; what is not given is the app's settings.
+        """
+        return self.connection_for_write(
+            hostname, userid=userid, password=password, virtual_host=virtual_host, port=port, ssl=ssl,
+            connect_timeout=connect_timeout, transport=transport, transport_options=transport_options,
+            heartbeat=heartbeat, login_method=login_method, failover_strategy=failover_strategy, **kwargs,
+        )  # fmt: skip
 
     broker_connection = connection
 
@@ -539,8 +667,13 @@ class Celery:
         **kwargs: Any,
     ) -> Any:
         conf = self.conf
+        url = url or conf["broker_url"] or DEFAULT_BROKER
+        if isinstance(url, str) and url.startswith("zmq:"):
+            from zerocelery.app import channel
+
+            channel.register()
         return self.amqp.Connection(
-            url or conf["broker_url"],
+            url,
             userid or conf["broker_user"],
             password or conf["broker_password"],
             virtual_host or conf["broker_vhost"],
@@ -569,13 +702,37 @@ class Celery:
 
     def connection_or_acquire(self, connection: Any = None, pool: bool = True, *_: Any, **__: Any) -> Any:
         """This connection, or else one from the pool: a context manager."""
-        return _given_or(connection, lambda: self.pool.acquire(block=True) if pool else self.connection_for_write())
+        return FallbackContext(connection, self._acquire_connection, pool=pool)
 
     default_connection = connection_or_acquire
 
+    def _acquire_connection(self, pool: bool = True) -> Any:
+        if not pool:
+            return self.connection_for_write()
+        return self._acquired(self.pool, "connection", self.conf["broker_pool_acquire_timeout"])
+
     def producer_or_acquire(self, producer: Any = None) -> Any:
         """This producer, or else one from the pool: a context manager."""
-        return _given_or(producer, lambda: self.producer_pool.acquire(block=True))
+        return FallbackContext(producer, self._acquire_producer, timeout=self.conf["broker_pool_acquire_timeout"])
+
+    def _acquire_producer(self, timeout: float | None = None) -> Any:
+        return self._acquired(self.producer_pool, "producer", timeout)
+
+    def _acquired(self, pool: Any, what: str, timeout: float | None) -> Any:
+        """One of a pool.
+
+        Raises:
+            kombu.exceptions.OperationalError: all were in use for as long as there is to wait.
+        """
+        from kombu.exceptions import LimitExceeded, OperationalError
+
+        try:
+            return pool.acquire(block=True, timeout=timeout)
+        except LimitExceeded as error:
+            raise OperationalError(
+                f"no broker {what} was free within {timeout} seconds: all {self.conf['broker_pool_limit']} are in use; "
+                "raise broker_pool_limit, or broker_pool_acquire_timeout"
+            ) from error
 
     default_producer = producer_or_acquire
 
@@ -602,16 +759,22 @@ class Celery:
         self._made["events"] = value
 
     @property
+    def _canvas(self) -> Any:
+        from zerocelery import canvas
+
+        return canvas
+
+    @cached_property
     def AsyncResult(self) -> Any:
         """Result class of this app: ``app.AsyncResult(task_id)``."""
         return self._bound("zerocelery.result:AsyncResult")
 
-    @property
+    @cached_property
     def ResultSet(self) -> Any:
         """Class of sets of this app's results."""
         return self._bound("zerocelery.result:ResultSet")
 
-    @property
+    @cached_property
     def GroupResult(self) -> Any:
         """Result class of this app's groups."""
         return self._bound("zerocelery.result:GroupResult")
@@ -630,6 +793,16 @@ class Celery:
         base = symbol_by_name(Class)
         own = {attribute: self, "__module__": base.__module__, "__doc__": base.__doc__, **attributes}
         return type(name or base.__name__, (base,), own)
+
+    def type_checker(self, fun: Callable[..., Any], bound: bool = False) -> Callable[..., Any] | None:
+        """What checks the arguments of a task's calls: called with them, it raises TypeError where they don't fit.
+
+        None where all arguments do.
+
+        Arguments:
+            bound: the function's first parameter is the task, which callers don't give.
+        """
+        return argument_check(fun, bound=bound)
 
     def strategy(self, *, hostname: str | None = None) -> AppStrategy:
         """What a worker of this app does with a task: an engine's strategy.
@@ -657,8 +830,8 @@ class Celery:
 
     @conf.setter
     def conf(self, values: Mapping[str, Any]) -> None:
-        self._conf.clear()
-        self._conf.update(values)
+        self._conf.replace(values)
+        self.configured = True
 
     def _changed(self) -> None:
         self.epoch += 1
@@ -669,8 +842,10 @@ class Celery:
         else:
             self.on_configure()
         loader = self.loader
-        if self._config_source:
-            loader.config_from_object(self._config_source, silent=self._config_source_silent)
+        if self._config_source and not loader.config_from_object(
+            self._config_source, silent=self._config_source_silent
+        ):
+            loader._conf = {}
         self.configured = True
         added = [layer() for layer in self._pending_defaults]
         self._pending_defaults = []
@@ -688,6 +863,32 @@ class Celery:
     def prepare_config(self, c: Any) -> Any:
         """Called with what the source says; what it returns is used."""
         return c
+
+    @property
+    def _preconf(self) -> dict[str, Any]:
+        """What was set by hand, under the names of today."""
+        return self._conf.__dict__["changes"]  # type: ignore[no-any-return]
+
+    def config_from_cmdline(self, argv: Any, namespace: str = "celery") -> None:
+        """Take settings from words such as ``worker_concurrency=8`` or ``.concurrency=8``; see the loader's parser."""
+        self._conf.update(self.loader.cmdline_config_parser(argv, namespace))
+
+    def setup_security(
+        self,
+        allowed_serializers: Any = None,
+        key: str | None = None,
+        key_password: Any = None,
+        cert: str | None = None,
+        store: str | None = None,
+        digest: str = "sha256",
+        serializer: str = "json",
+    ) -> Any:
+        """Sign messages and accept signed ones only; see :func:`zerocelery.security.setup_security`."""
+        from zerocelery import security
+
+        return security.setup_security(
+            allowed_serializers, key, key_password, cert, store, digest, serializer, app=self
+        )
 
     def add_defaults(self, fun: Any) -> None:
         """Settings beneath those of the source: a dict, or a function that returns one when it is needed."""
@@ -713,7 +914,9 @@ class Celery:
             self._conf.__dict__["prefix"] = namespace
         if force or self.configured:
             self._conf.reload(self._load_config)
-            return self._conf.finalize()
+        if force:
+            self._conf.finalize()
+            return bool(self.loader.conf)
         return None
 
     def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> Any:
@@ -726,7 +929,7 @@ class Celery:
                 f"the environment variable {variable_name!r} is not set, and so there is no configuration: "
                 "let it name a module"
             )
-        return self.config_from_object(module, silent=silent, force=force)
+        return self.config_from_object(module, silent=silent, force=force or self.configured)
 
     @property
     def namespace(self) -> str | None:
@@ -756,20 +959,25 @@ class Celery:
             force: import now.
         """
         if force:
-            return self._autodiscover(packages, related_name)
+            return self._autodiscover_tasks(packages, related_name)
         from zerocelery import signals
 
         signals.import_modules.connect(
-            lambda **kwargs: self._autodiscover(packages, related_name), sender=self, weak=False
+            lambda **kwargs: self._autodiscover_tasks(packages, related_name), sender=self, weak=False
         )
         return None
 
-    def _autodiscover(self, packages: Any, related_name: str | None) -> Any:
-        if packages is None:
-            packages = [name for fixup in self._fixups for name in getattr(fixup, "autodiscover_tasks", list)()]
-        elif callable(packages):
-            packages = packages()
-        return self.loader.autodiscover_tasks(packages, related_name)
+    def _autodiscover_tasks(self, packages: Any, related_name: str | None, **kwargs: Any) -> Any:
+        if packages:
+            return self._autodiscover_tasks_from_names(packages, related_name)
+        return self._autodiscover_tasks_from_fixups(related_name)
+
+    def _autodiscover_tasks_from_names(self, packages: Any, related_name: str | None) -> Any:
+        return self.loader.autodiscover_tasks(packages() if callable(packages) else packages, related_name)
+
+    def _autodiscover_tasks_from_fixups(self, related_name: str | None) -> Any:
+        names = [name for fixup in self._fixups for name in getattr(fixup, "autodiscover_tasks", list)()]
+        return self._autodiscover_tasks_from_names(names, related_name=related_name)
 
     def add_periodic_task(
         self, schedule: Any, sig: Any, args: Any = (), kwargs: Any = None, name: str | None = None, **opts: Any
@@ -811,7 +1019,9 @@ class Celery:
 
     def uses_utc_timezone(self) -> bool:
         """Whether times without a zone are UTC."""
-        return str(self.conf["timezone"] or "UTC").upper() == "UTC" if self.conf["enable_utc"] else False
+        from zerocelery.utils.time import timezone
+
+        return bool(self.timezone == timezone.utc)
 
     @property
     def timezone(self) -> Any:
@@ -828,6 +1038,10 @@ class Celery:
     @timezone.setter
     def timezone(self, value: Any) -> None:
         self._made["timezone"] = value
+
+    @timezone.deleter
+    def timezone(self) -> None:
+        self._made.pop("timezone", None)
 
     def now(self) -> Any:
         """The time in the app's zone."""
@@ -870,13 +1084,55 @@ class Celery:
 
     def bugreport(self) -> str:
         """What to put into a bug report."""
-        import platform
+        from zerocelery.app.utils import bugreport
 
-        from zerocelery import __version__
+        return bugreport(self)
 
-        software = f"software -> zerocelery:{__version__} py:{platform.python_version()}"
-        where = f"platform -> system:{platform.system()} arch:{platform.machine()}"
-        return f"\n{software}\n{where}\n{self.conf.humanize()}\n"
+    def start(self, argv: Any = None) -> Any:
+        """Run the command line; gives its exit code.
+
+        Arguments:
+            argv: the command's words; those of this process unless given.
+        """
+        # the command line is above all of this: only its name is known here
+        command_line: Any = symbol_by_name("zerocelery.bin.celery:celery")
+        command_line.params[0].default = self
+        try:
+            return command_line.main(args=sys.argv[1:] if argv is None else argv, standalone_mode=False)
+        finally:
+            command_line.params[0].default = None
+
+    def worker_main(self, argv: Any = None) -> Any:
+        """Run a worker, as ``celery worker`` does.
+
+        Arguments:
+            argv: the command's words, ``worker`` among them; ``sys.argv`` unless given.
+
+        Raises:
+            ValueError: ``worker`` is not among them.
+        """
+        words = list(sys.argv[1:] if argv is None else argv)
+        if "worker" not in words:
+            raise ValueError(
+                "The worker sub-command must be specified in argv.\n"
+                "Use app.start() to programmatically start other commands."
+            )
+        return self.start(words)
+
+    @property
+    def WorkController(self) -> Any:
+        """Class of this app's workers, to be run in this process."""
+        return self._bound("zerocelery.worker:WorkController")
+
+    @property
+    def Worker(self) -> Any:
+        """Class of this app's workers, as the command line has them."""
+        return self._bound("zerocelery.apps.worker:Worker")
+
+    @property
+    def Beat(self) -> Any:
+        """Class of this app's beat, as the command line has it."""
+        return self._bound("zerocelery.apps.beat:Beat")
 
     def close(self) -> None:
         """Send what is left, and let go of the node."""
@@ -917,7 +1173,16 @@ class Celery:
     def __reduce__(self) -> Any:
         if _state.packing.get():
             return _state.get_current_app, ()
-        return _rebuild, (type(self), self.__reduce_keys__())
+        if self._using_v1_reduce:
+            return _unpickle_app, (type(self), self.Pickler, *self.__reduce_args__())
+        return _unpickle_app_v2, (type(self), self.__reduce_keys__())
+
+    def __reduce_args__(self) -> tuple[Any, ...]:
+        """What an app is made of elsewhere, for classes that give less, or more, by a version of their own."""
+        return (
+            self.main, dict(self._conf.__dict__["changes"]), self.loader_cls, self.backend_cls, self.amqp_cls,
+            self.events_cls, self.log_cls, self.control_cls, False, self._config_source, self._config_source_silent,
+        )  # fmt: skip
 
     def __reduce_keys__(self) -> dict[str, Any]:
         """The keyword arguments that make the same app elsewhere."""
@@ -937,18 +1202,9 @@ class Celery:
         }
 
 
-@contextlib.contextmanager
-def _given_or(given: Any, make: Callable[[], Any]) -> Iterator[Any]:
-    """What is given is somebody else's; what is made is let go."""
-    if given is not None:
-        yield given
-        return
-    with make() as made:
-        yield made
-
-
-def _rebuild(cls: type[Celery], keywords: dict[str, Any]) -> Celery:
-    return cls(set_as_current=False, **keywords)
+def _ours(path: Any) -> Any:
+    """Celery's path of a class as it is here."""
+    return f"zero{path}" if isinstance(path, str) and path.startswith("celery.") else path
 
 
 def _is_redefinition(known: Any, task: Any) -> bool:
@@ -956,8 +1212,26 @@ def _is_redefinition(known: Any, task: Any) -> bool:
     old, new = known._decorated_fun, task._decorated_fun
     if old is None or new is None:
         return False
-    if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
+    name = getattr(new, "__qualname__", None)
+    if name is None or (old.__module__, getattr(old, "__qualname__", None)) != (new.__module__, name):
         return False
     if new.__module__ == "__main__":
         return True
-    return getattr(old, "__globals__", 0) is getattr(new, "__globals__", 1) and "<locals>" not in new.__qualname__
+    return getattr(old, "__globals__", 0) is getattr(new, "__globals__", 1) and "<locals>" not in name
+
+
+def _callable_of(task: Any) -> Any:
+    """What a task runs, as its author wrote it."""
+    return task._decorated_fun or type(task)
+
+
+def _whereabouts(task: Any) -> str:
+    return qualname(_callable_of(task))
+
+
+def _callers_level() -> int:
+    """The stack level, for a warning from the function that calls this, of the first frame beyond this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("zerocelery."):
+        level, frame = level + 1, frame.f_back
+    return level

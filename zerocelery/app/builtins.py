@@ -104,7 +104,8 @@ def add_unlock_chord_task(app: Celery) -> Any:  # noqa: C901 - one task, with wh
             app.backend.chord_error_from_stack(callback, exc=ChordError(reason))
             return
         try:
-            callback.delay(values)
+            # the header can't become ready a second time: so a refused connection is no end
+            app.amqp._retry_publish(lambda: callback.delay(values))
         except Exception as error:
             app.backend.chord_error_from_stack(callback, exc=ChordError(f"Callback error: {error!r}"))
 

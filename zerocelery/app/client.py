@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from zerocelery.app.utils import broker_url, censored_url
+from zerocelery.app.censor import sanitize_url
+from zerocelery.app.utils import broker_url
 from zerocelery.engine import wire
 from zerocelery.engine.errors import AddressError, EngineError, NodeUnreachable
-from zerocelery.engine.producer import Producer, ProducerOptions
+from zerocelery.engine.producer import ProducerOptions
+from zerocelery.engine.purging import purge_queue
+from zerocelery.engine.station import Station
+from zerocelery.engine.watching import Watch
 from zerocelery.exceptions import ImproperlyConfigured, TimeoutError
 
 TYPE_CHECKING = False
@@ -50,14 +55,15 @@ class NodeClient:
     def __init__(self, url: str, *, connect_timeout: float = 4.0) -> None:
         if not is_node(url):
             raise ImproperlyConfigured(
-                f"broker_url is {censored_url(url)!r}, and this version talks to nodes only: use zmq:// (this user's "
+                f"broker_url is {sanitize_url(url)!r}, and this version talks to nodes only: use zmq:// (this user's "
                 "node), zmq:///a/directory or zmq://host:port"
             )
         try:
-            self.producer = Producer(url, options=ProducerOptions(connect_timeout=connect_timeout))
+            self.producer = Station(url, options=ProducerOptions(connect_timeout=connect_timeout))
         except AddressError as error:
             raise ImproperlyConfigured(str(error)) from error
         self.url = url
+        self._watch = Watch(self.producer)
 
     @classmethod
     def of(cls, app: Celery) -> NodeClient:
@@ -141,6 +147,15 @@ class NodeClient:
         except builtins.TimeoutError:
             raise TimeoutError("The operation timed out.") from None
 
+    def watch(self, task_id: str, token: int | None, tell: Callable[[wire.Result | Exception], object]) -> None:
+        """Call ``tell`` when a task has ended, with its result or with what keeps it from coming; from any thread."""
+        with celery_errors():
+            self._watch.add(task_id, token, tell)
+
+    def unwatch(self, task_id: str, tell: Callable[[wire.Result | Exception], object]) -> None:
+        """Don't call it any more."""
+        self._watch.discard(task_id, tell)
+
     def peek(self, task_id: str, token: int | None) -> wire.Result | None:
         """A task's latest state; None where nothing is known of it."""
         try:
@@ -153,6 +168,29 @@ class NodeClient:
         with celery_errors():
             self.producer.forget(task_ids)
 
+    def call(
+        self, body: bytes, names: Sequence[str] | None, *, timeout: float, limit: int | None, replies: bool
+    ) -> list[tuple[str, bytes]]:
+        """Call workers by their names (None: all) and give name and answer of each."""
+        with celery_errors():
+            return list(self.producer.call(body, names, timeout=timeout, limit=limit, replies=replies))
+
+    def revoke(self, ids: Sequence[str], labels: Sequence[str], *, terminate: bool, keep: float) -> None:
+        """Have the node start these tasks no more."""
+        with celery_errors():
+            self.producer.revoke(ids, labels, terminate=terminate, keep=keep)
+
+    def purge(self, queue: str) -> int:
+        """Remove what waits in a queue; how many there were."""
+        with celery_errors():
+            return purge_queue(self.producer, queue)
+
+    def ask(self, what: str, argument: dict[str, Any] | None = None) -> Any:
+        """Ask the node about itself."""
+        with celery_errors():
+            return self.producer.ask(what, argument)
+
     def close(self) -> None:
         """Send what is left, and let go of the node."""
+        self._watch.close()
         self.producer.close()

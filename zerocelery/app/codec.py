@@ -224,10 +224,27 @@ def exception_from(document: Any) -> Any:
     try:
         return kind(*arguments)
     except Exception:
-        # its __init__ wants something else than its args: rebuild it as pickle would, without calling that
-        error = kind.__new__(kind)
-        error.args = arguments
-        return error
+        return _without_init(kind, arguments)
+
+
+def _without_init(kind: type[BaseException], arguments: tuple[Any, ...]) -> BaseException:
+    """An exception whose __init__ wants something else than its args: rebuilt without it, and it says so."""
+
+    def text(self: BaseException) -> str:
+        return f"{kind.__qualname__}({', '.join(map(safe_repr, self.args))})"
+
+    def reduce(self: BaseException) -> Any:
+        return _without_init, (kind, self.args)
+
+    methods = {"__str__": text, "__reduce__": reduce, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    try:
+        made: Any = type(kind.__name__, (kind,), methods)
+        error: BaseException = made.__new__(made)
+    except TypeError:
+        # it can be made by its own package only, as pydantic's can
+        error = _made_up(kind.__qualname__, kind.__module__)(*arguments)
+    error.args = arguments
+    return error
 
 
 def _exception_class(module_name: str | None, name: str) -> type[BaseException]:

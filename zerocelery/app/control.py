@@ -148,6 +148,10 @@ class Inspect:
             ids = ids[0]  # type: ignore[assignment]
         return self._request("query_task", ids=ids)
 
+    def queues(self) -> Any:
+        """How long the workers' queues are, how old their oldest task is, and how many of theirs are dead."""
+        return self._request("queues")
+
     def conf(self, with_defaults: bool = False) -> Any:
         """The settings."""
         return self._request("conf", with_defaults=with_defaults)
@@ -223,6 +227,8 @@ class Control:
 
     def purge(self, connection: Any = None) -> Any:
         """Remove all waiting messages of the app's queues; how many there were. It can't be undone."""
+        if connection is None and self.app.has_node:
+            return sum(self.app.client.purge(name) for name in self.app.amqp.queues.consume_from)
         with self.app.connection_for_write() if connection is None else _Borrowed(connection) as conn:
             return self.app.amqp.TaskConsumer(conn).purge()
 
@@ -349,12 +355,103 @@ class Control:
     ) -> Any:
         """Send a command to workers; with ``reply`` wait for their answers."""
         arguments = {**(arguments or {}), **extra_kwargs}
+        if self.app.has_node and (connection is None or connection.transport.driver_type == "zmq"):
+            return self._call(
+                command, arguments, destination, reply, timeout, limit, callback, (pattern, matcher)
+            )  # fmt: skip
         given: tuple[Any, ...] = (command, arguments, destination, reply, timeout, limit, callback)
         options: dict[str, Any] = {"channel": channel}
         if pattern and matcher:
             options.update(pattern=pattern, matcher=matcher)
         with self.app.connection_or_acquire(connection) as conn:
             return self.mailbox(conn)._broadcast(*given, **options)
+
+    def _call(
+        self,
+        command: str,
+        arguments: dict[str, Any],
+        destination: Any,
+        reply: bool,
+        timeout: float,
+        limit: int | None,
+        callback: Callable[[Any], Any] | None,
+        pattern: tuple[str | None, str | None],
+    ) -> Any:
+        """Broadcast through the node, which knows who is there: it is over when all of them have answered."""
+        from zerocelery.app import carried
+
+        if isinstance(destination, str):
+            destination = [destination]
+        conf = self.app.conf
+        if command in ("revoke", "revoke_by_stamped_headers"):
+            self._revoke(arguments)
+        call = {"method": command, "arguments": arguments, "clock": self.app.clock.forward()}
+        if all(pattern):
+            call.update(pattern=pattern[0], matcher=pattern[1])
+        body = carried.pack(call, conf["task_serializer"])
+        answers = self.app.client.call(body, destination, timeout=timeout, limit=limit, replies=reply)
+        if not reply:
+            return None
+        accept = carried.acceptable(self.app)
+        found = []
+        for _, answer in answers:
+            if answer:
+                value = carried.unpack(answer, accept)
+                if callback is not None:
+                    callback(value)
+                found.append(value)
+        return found
+
+    def _revoke(self, arguments: dict[str, Any]) -> None:
+        """Tell the node, too: no worker needs to be there for a task to be taken out of its queue."""
+        from zerocelery.app.message import stamp_labels
+        from zerocelery.worker.state import REVOKE_EXPIRES
+
+        ids, headers = arguments.get("task_id") or (), arguments.get("headers") or {}
+        ids = [str(one) for one in (ids if isinstance(ids, (list, tuple, set)) else [ids])]
+        terminate = bool(arguments.get("terminate"))
+        self.app.client.revoke(ids, sorted(stamp_labels(headers)), terminate=terminate, keep=REVOKE_EXPIRES)
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """The tasks that were given up because too many workers were lost with them: id, name, queue, when, history.
+
+        Raises:
+            ImproperlyConfigured: the broker is no node.
+        """
+        self._require_node()
+        return list(self.app.client.ask("dead"))
+
+    def send_again(self, ids: Any = None) -> list[str]:
+        """Send dead letters again, as if no worker had been lost with them; the ids of those that were.
+
+        Arguments:
+            ids: of tasks; None: all.
+
+        Raises:
+            ImproperlyConfigured: the broker is no node.
+        """
+        self._require_node()
+        return list(self.app.client.ask("unbury", {"ids": None if ids is None else list(ids)}))
+
+    def forget_dead(self, ids: Any = None) -> list[str]:
+        """Keep dead letters no longer; the ids of those that are gone. As :meth:`send_again`."""
+        self._require_node()
+        return list(self.app.client.ask("unbury", {"ids": None if ids is None else list(ids), "again": False}))
+
+    def _require_node(self) -> None:
+        if not self.app.has_node:
+            raise ImproperlyConfigured("only a node (zmq://) keeps dead letters: ask your broker's own tools")
+
+    def queues(self) -> dict[str, Any]:
+        """Of each queue of the node: ``waiting``, ``scheduled``, ``leased`` and ``dead`` tasks, and ``oldest``, the age
+        of the oldest that waits, in seconds.
+
+        Raises:
+            ImproperlyConfigured: the broker is no node.
+        """
+        if not self.app.has_node:
+            raise ImproperlyConfigured("only a node (zmq://) knows how old its tasks are: ask your broker's own tools")
+        return self.app.client.ask("queues")  # type: ignore[no-any-return]
 
 
 class _Borrowed:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+from datetime import timedelta
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -489,7 +492,7 @@ SETTINGS: tuple[Row, ...] = (
     (
         "result_expires",
         "float",
-        86400.0,
+        timedelta(days=1),
         "CELERY_TASK_RESULT_EXPIRES",
         "Seconds (or a timedelta) that a result is kept; None and 0 keep it for ever",
     ),
@@ -942,18 +945,31 @@ _READERS: dict[str, Any] = {
 
 
 class Option:
-    """One setting: what it is called, what it holds and what it means."""
+    """One setting: what it is called, what it holds and what it means.
 
-    __slots__ = ("default", "doc", "name", "old", "type")
+    Arguments:
+        others: whatever else somebody wants to remember of it, as attributes.
+    """
+
+    #: What reads a text, by type.
+    typemap = _READERS
 
     def __init__(
-        self, default: Any = None, *, name: str = "", type: str = "any", old: tuple[str, ...] = (), doc: str = ""
+        self,
+        default: Any = None,
+        *_: Any,
+        name: str = "",
+        type: str = "any",
+        old: Any = (),
+        doc: str = "",
+        **others: Any,
     ) -> None:
         self.default = default
         self.name = name
         self.type = type
         self.old = old
         self.doc = doc
+        self.__dict__.update(others)
 
     def to_python(self, value: Any) -> Any:
         """The value that a command line's text stands for."""
@@ -973,3 +989,50 @@ SETTING_KEYS: frozenset[str] = frozenset(OPTIONS)
 #: Older name to today's, and back to the first older name.
 TO_NEW: dict[str, str] = {old: name for name, option in OPTIONS.items() for old in option.old}
 TO_OLD: dict[str, str] = {name: option.old[0] for name, option in OPTIONS.items() if option.old}
+
+
+#: Options in two levels, as Celery has them: those of a namespace by the rest of their names, the others by themselves.
+NAMESPACES: dict[str, Any] = {}
+
+
+def _space(name: str) -> tuple[str | None, str]:
+    """Namespace and rest of a setting's name."""
+    space, _, rest = name.partition("_")
+    return (space, rest) if rest and space in _SPACES else (None, name)
+
+
+_SPACES = frozenset(
+    [
+        "arangodb", "azureblockblob", "beat", "broker", "cache", "cassandra", "control", "cosmosdbsql", "couchbase",
+        "database", "elasticsearch", "event", "gcs", "mongodb", "redis", "result", "s3", "security", "task", "worker",
+    ]
+)  # fmt: skip
+for _name, _option in OPTIONS.items():
+    _at, _rest = _space(_name)
+    if _at is None or _name in ("result_accept_content",):
+        NAMESPACES[_name] = _option
+    else:
+        NAMESPACES.setdefault(_at, {})[_rest] = _option
+
+# under the names that other packages know
+_OLD_DEFAULTS: dict[str, Any] = {old: DEFAULTS[name] for old, name in TO_NEW.items()}
+_TO_NEW_KEY = TO_NEW
+_TO_OLD_KEY = TO_OLD
+_OLD_SETTING_KEYS = frozenset(_OLD_DEFAULTS)
+
+searchresult = namedtuple("searchresult", ("namespace", "key", "type"))
+
+
+def find(name: str, namespace: str = "celery") -> Any:
+    """Namespace, rest of the name and option of a setting that is named with or without its namespace.
+
+    Raises:
+        KeyError: there is no such setting.
+    """
+    inside = NAMESPACES.get(namespace.lower())
+    if isinstance(inside, dict) and name.lower() in inside:
+        return searchresult(namespace, name.lower(), inside[name.lower()])
+    for space, options in NAMESPACES.items():
+        if isinstance(options, dict) and name.lower() in options:
+            return searchresult(space, name.lower(), options[name.lower()])
+    return searchresult(None, name.lower(), OPTIONS[name.lower()])

@@ -7,6 +7,7 @@ from typing import Any
 from zerocelery import _state, states
 from zerocelery._ids import uuid
 from zerocelery.app import trace as _trace
+from zerocelery.app.context import Context
 from zerocelery.app.einfo import ExceptionInfo
 from zerocelery.exceptions import Retry
 from zerocelery.result import EagerResult
@@ -26,7 +27,11 @@ def apply_eagerly(
     task_id = call["task_id"] or uuid()
     request = _request(task, task_id, call, options)
     tracer = _trace.build_tracer(task.name, task, eager=True, propagate=throw, app=app)
-    answer = tracer(task_id, args, kwargs, request)
+    task.request_stack.push(Context(request, args=args, kwargs=kwargs, called_directly=False))
+    try:
+        answer = tracer(task_id, args, kwargs, request)
+    finally:
+        task.request_stack.pop()
     retval: Any = answer.retval
     traceback: str | None = None
     if isinstance(retval, ExceptionInfo):

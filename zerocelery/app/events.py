@@ -39,7 +39,13 @@ class Events:
     def default_dispatcher(
         self, hostname: str | None = None, enabled: bool = True, buffer_while_offline: bool = False
     ) -> Iterator[Any]:
-        """A dispatcher that borrows one of the app's producers."""
+        """A dispatcher that borrows one of the app's producers, or sends through the app's node."""
+        if self.app.has_node:
+            from zerocelery.events.stream import dispatcher_here
+
+            with dispatcher_here(self.app, hostname, enabled, buffer_while_offline) as through_node:
+                yield through_node
+            return
         with (
             self.app.amqp.producer_pool.acquire(block=True) as producer,
             self.Dispatcher(

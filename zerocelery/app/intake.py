@@ -44,26 +44,29 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from kombu.exceptions import OperationalError
 
 from zerocelery import states
 from zerocelery._state import Frame
 from zerocelery.app import codec
-from zerocelery.app.message import NO_EMBED, PROTOCOL_HEADERS, Head, body_of, head_bytes, read_head
+from zerocelery.app.message import NO_EMBED, PROTOCOL_HEADERS, Head, body_of, head_bytes, read_head, stamp_labels
 from zerocelery.app.stored import BrokerRun
 from zerocelery.app.trace import AppStrategy
 from zerocelery.backends.zmq import loss_exception
 from zerocelery.engine import node, wire
+from zerocelery.engine.errors import EngineError
 from zerocelery.engine.producer import Producer
 from zerocelery.engine.strategy import Outcome
+from zerocelery.engine.worker import Worker
 from zerocelery.exceptions import InvalidTaskError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from zerocelery.app.base import Celery
 
-__all__ = ("BrokerStrategy", "Intake", "run_broker_worker", "task_from_message")
+__all__ = ("BrokerStrategy", "BrokerUnreachable", "Intake", "run_broker_worker", "task_from_message")
 
 logger = logging.getLogger("celery.worker")
 
@@ -72,14 +75,19 @@ _DELIVERY_TAG = "delivery_tag"
 
 #: How long one look at the broker takes while words may come (seconds), and when none is awaited.
 _LOOK = 0.05
+#: How long it may take to store how tasks have ended that were lost with the pool (seconds).
+_SETTLES_WITHIN = 5.0
 _LOOK_IDLE = 0.5
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def task_from_message(message: Any, *, queue: str, flags: int = 0) -> wire.Task:
+def task_from_message(message: Any, *, queue: str, flags: int = 0, keep: float | None = 0) -> wire.Task:
     """The engine's task for a message of Celery's protocol 1 or 2.
+
+    Arguments:
+        keep: for how many seconds a node keeps its result.
 
     Raises:
         InvalidTaskError: it is neither.
@@ -92,7 +100,8 @@ def task_from_message(message: Any, *, queue: str, flags: int = 0) -> wire.Task:
         headers, content, body = _from_protocol_1(message)
         compression = None
     try:
-        return _task(headers, message, content=content, body=body, compression=compression, queue=queue, flags=flags)
+        task = _task(headers, message, content=content, body=body, compression=compression, queue=queue, flags=flags)
+        return task if keep == 0 else msgspec.structs.replace(task, keep=keep)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidTaskError(f"the message is no task: {error!r}") from error
 
@@ -127,18 +136,23 @@ def _task(
         exchange=delivery.get("exchange"),
         routing_key=delivery.get("routing_key"),
         has_priority=priority is not None,
+        redelivered=bool(delivery.get("redelivered")),
         ignore_result=None if ignore is None else False,
         headers={key: value for key, value in headers.items() if key not in PROTOCOL_HEADERS} or None,
         properties={_DELIVERY_TAG: str(message.delivery_tag)},
     )
+    labels = sorted(stamp_labels(head.stamps)) if head.stamps else []
+    if labels:
+        flags |= wire.LABELLED
     return wire.Task(
+        labels=labels,
         id=str(headers["id"]),
         name=str(headers["task"]),
         queue=queue,
         priority=min(max(int(priority or 0), 0), 255),
         eta=_seconds(headers.get("eta")),
         expires=_seconds(headers.get("expires")),
-        flags=flags | wire.AFTERMATH | (wire.IGNORE_RESULT if ignore else 0),
+        flags=flags | (wire.IGNORE_RESULT if ignore else 0),
         keep=0,
         head=head_bytes(head),
         body=body,
@@ -199,9 +213,12 @@ class BrokerStrategy(AppStrategy):
         if outcome.state == states.REJECTED:
             return REQUEUE
         known = self.app._tasks.get(task.name)
-        if outcome.state == states.FAILURE and known is not None and known.acks_on_failure_or_timeout is False:
-            return REJECT
-        return ACK
+        if outcome.state != states.FAILURE or known is None:
+            return ACK
+        # the narrower setting wins where it is set
+        said = known.acks_on_failure
+        acknowledged = known.acks_on_failure_or_timeout if said is None else said
+        return REJECT if acknowledged is False else ACK
 
     def _end(self, task: wire.Task, tag: str) -> Outcome:
         """Store how the engine has ended the task: nobody else will."""
@@ -231,6 +248,43 @@ class BrokerStrategy(AppStrategy):
         os.write(self._fd, f"{word} {tag}\n".encode())
 
 
+class SettlingStrategy(BrokerStrategy):
+    """Stores how tasks have ended that were lost with a pool that is no more, and runs nothing: what has not begun is
+    the broker's to deliver again."""
+
+    policies: dict[str, int] = {}  # noqa: RUF012 - none differ: nothing is run
+
+    def run(self, task: wire.Task, /) -> Outcome:
+        if task.verdict:
+            return super().run(task)
+        return Outcome(states.IGNORED, final=False, store=False)
+
+
+def settle_the_lost(app: Celery, private: PrivateNode, name: str) -> None:
+    """Store the ends of the tasks that were lost with the pool."""
+    queue = str(app.conf["task_default_queue"])
+    worker = Worker(private.address, SettlingStrategy(app, private.words, hostname=name), queues=(queue,), name=name)
+    thread = threading.Thread(target=worker.run, name="zerocelery-settling", daemon=True)
+    thread.start()
+    client = Producer(private.address)
+    pause = threading.Event()  # never set: its wait is the pause
+    deadline = time.monotonic() + _SETTLES_WITHIN
+    try:
+        while time.monotonic() < deadline:
+            pause.wait(_LOOK)
+            queues = msgspec.msgpack.decode(client.query("queues"))
+            if not any(found["waiting"] or found["leased"] for found in queues.values()):
+                break
+        else:
+            logger.error("how some tasks have ended could not be stored within %g s", _SETTLES_WITHIN)
+    except EngineError as error:
+        logger.error("how some tasks have ended could not be stored: %s", error)
+    finally:
+        client.close(timeout=0.0)
+        worker.stop()
+        thread.join(timeout=1.0)
+
+
 def _head_of(task: wire.Task) -> Head:
     return read_head(task.head)
 
@@ -255,6 +309,14 @@ class BrokerStrategyFactory:
 # ── the intake ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class BrokerUnreachable(EngineError):
+    """There is no broker, and the settings say not to wait any longer."""
+
+
+class _Stopped(Exception):
+    """It was told to stop while it waited."""
+
+
 class Intake:
     """Consumes from the broker, submits to the private node, and acknowledges by the word.
 
@@ -263,12 +325,16 @@ class Intake:
         words: path of the named pipe.
         prefetch: how many messages to hold; 0 for as many as there are.
         on_ready: called when it consumes for the first time.
+        desk: who answers for the worker (:class:`zerocelery.worker.desk.Desk`).
     """
 
     def __init__(
-        self, app: Celery, *, address: str, words: str, prefetch: int, on_ready: Callable[[], None] | None = None
-    ) -> None:
+        self, app: Celery, *, address: str, words: str, prefetch: int, on_ready: Callable[[], None] | None = None,
+        desk: Any = None,
+    ) -> None:  # fmt: skip
         self.app = app
+        self.desk = desk
+        self._mailbox: Any = None
         self.address = address
         self.prefetch = prefetch
         self.on_ready = on_ready
@@ -277,6 +343,10 @@ class Intake:
         self._held: dict[str, Any] = {}
         self._later: set[str] = set()  # held for their time: they count for nothing in the prefetch
         self._stopping = threading.Event()
+        self._was_connected = False
+        #: What ended it, and who is told.
+        self.failure: Exception | None = None
+        self.on_failure: Callable[[], object] = lambda: None
         self._policies: dict[str, int] = {}
         self._policy = 0
 
@@ -293,26 +363,31 @@ class Intake:
             while not self._stopping.is_set():
                 try:
                     self._consume(producer)
+                except _Stopped:
+                    break
                 except self._connection_errors() as error:
                     logger.warning("the broker is gone (%s): trying again", error)
                     self._held.clear()
                     self._stopping.wait(1.0)
+        except Exception as error:
+            # raised where the pool is waited for, in another thread
+            self.failure = error
+            self.on_failure()
         finally:
             producer.close()
             os.close(self._words)
 
     def _connection_errors(self) -> tuple[type[BaseException], ...]:
         connection = self.app.connection_for_read()
-        found: tuple[type[BaseException], ...] = connection.connection_errors
-        return found
+        return (*connection.connection_errors, OperationalError)
 
     def _consume(self, producer: Producer) -> None:
         with self.app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=3)
+            self._connect(connection)
             channel = connection.default_channel
             consumer: Any = self.app.amqp.TaskConsumer(channel, prefetch_count=self.prefetch)
             consumer.on_message = lambda message: self._take(message, producer, consumer)
-            with consumer:
+            with consumer, self._mail(connection, consumer):
                 if self.on_ready is not None:
                     self.on_ready()
                     self.on_ready = None
@@ -321,10 +396,68 @@ class Intake:
                 consumer.cancel()
                 self._hear_the_last(consumer)
 
+    @contextlib.contextmanager
+    def _mail(self, connection: Any, consumer: Any) -> Iterator[None]:
+        """Take commands in, and publish events, while this connection is there."""
+        if self.desk is None:
+            yield
+            return
+        from zerocelery.worker.mailbox import Mailbox
+
+        self._mailbox = Mailbox(self.app, self.desk, connection, self.address, consumer)
+        try:
+            yield
+        finally:
+            mailbox, self._mailbox = self._mailbox, None
+            mailbox.close()
+
+    def _connect(self, connection: Any) -> None:
+        """Connect, as often and as patiently as the settings say.
+
+        Raises:
+            BrokerUnreachable: they say that this was enough.
+        """
+        conf, setting = self.app.conf, "broker_connection_retry"
+        if not self._was_connected and conf["broker_connection_retry_on_startup"] is not None:
+            setting = "broker_connection_retry_on_startup"
+        url = connection.as_uri()
+        refused: tuple[type[BaseException], ...] = (*self._connection_errors(), OSError)
+        try:
+            if conf[setting]:
+                most = conf["broker_connection_max_retries"] or None
+                connection.ensure_connection(self._not_yet(url), max_retries=most, callback=self._go_on)
+            else:
+                connection.connect()
+        except refused as error:
+            if conf[setting]:
+                raise BrokerUnreachable(f"the broker at {url} was not there after {most} attempts: {error}") from error
+            logger.critical(
+                "Retrying to establish a connection to the message broker after a connection loss has been disabled "
+                "(app.conf.%s=False). Shutting down...",
+                setting,
+            )
+            raise BrokerUnreachable(f"the broker at {url} can't be reached: {error}") from error
+        self._was_connected = True
+
+    def _go_on(self) -> None:
+        """Called while the broker is waited for."""
+        if self._stopping.is_set():
+            raise _Stopped
+
+    @staticmethod
+    def _not_yet(url: str) -> Callable[[Any, float], None]:
+        def say(error: Any, pause: float) -> None:
+            logger.error("the broker at %s can't be reached (%s): trying again in %g s", url, error, pause)
+
+        return say
+
     def _look(self, connection: Any, consumer: Any) -> None:
         with contextlib.suppress(socket.timeout):
             connection.drain_events(timeout=_LOOK if self._held else _LOOK_IDLE)
         self._hear(consumer)
+        if self._mailbox is not None:
+            self._mailbox.change_queues()
+            self._mailbox.publish_events()
 
     def _hear_the_last(self, consumer: Any) -> None:
         """What was said before the pool ended is in the pipe."""
@@ -333,7 +466,7 @@ class Intake:
     def _take(self, message: Any, producer: Producer, consumer: Any) -> None:
         queue = self._queue_of(message)
         try:
-            task = task_from_message(message, queue=queue)
+            task = task_from_message(message, queue=queue, flags=wire.AFTERMATH)
         except Exception as error:
             logger.error("a message that is no task is thrown away: %r", error)
             message.reject()
@@ -420,19 +553,27 @@ def run_broker_worker(
     concurrency: int,
     queues: Sequence[str],
     name: str,
-    max_tasks_per_child: int | None = None,
-    start_method: Any = "fork",
+    on_start: Callable[[Any], None],
     on_ready: Callable[[], None] | None = None,
+    **options: Any,
 ) -> int:
-    """Run a worker whose broker is kombu's, until SIGTERM or SIGINT; the exit status."""
+    """Run a worker whose broker is kombu's; the exit status.
+
+    Arguments:
+        options: as those of :func:`zerocelery.engine.pool.run_worker`.
+
+    Raises:
+        BrokerUnreachable: there is no broker, and the settings say not to wait for it.
+    """
     from zerocelery.engine.pool import run_worker
 
     app.select_queues(queues)
     private = PrivateNode()
     multiplier = int(app.conf["worker_prefetch_multiplier"] or 0)
     intake = Intake(
-        app, address=private.address, words=private.words, prefetch=concurrency * multiplier, on_ready=on_ready
-    )
+        app, address=private.address, words=private.words, prefetch=concurrency * multiplier, on_ready=on_ready,
+        desk=options.get("attendant"),
+    )  # fmt: skip
     thread = threading.Thread(target=intake.run, name="zerocelery-intake", daemon=True)
 
     def joined() -> None:
@@ -440,18 +581,30 @@ def run_broker_worker(
         if not thread.is_alive():
             thread.start()
 
+    started: list[Any] = []
+
+    def began(supervisor: Any) -> None:
+        started.append(supervisor)
+        intake.on_failure = supervisor.stop
+        on_start(supervisor)
+
     try:
-        return run_worker(
+        code = run_worker(
             address=private.address,
             strategy_factory=BrokerStrategyFactory(strategy_factory, private.words, name),
             pool=pool,
             concurrency=concurrency,
             queues=(str(app.conf["task_default_queue"]),),
             name=name,
-            max_tasks_per_child=max_tasks_per_child,
-            start_method=start_method,
             on_ready=joined,
+            on_start=began,
+            **options,
         )
+        if intake.failure is not None:
+            raise intake.failure
+        if any(supervisor.stopping > 1 for supervisor in started):
+            settle_the_lost(app, private, name)
+        return code
     finally:
         intake.stop()
         if thread.is_alive():

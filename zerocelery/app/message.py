@@ -76,6 +76,8 @@ class Head(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
     exchange: str | None = None
     routing_key: str | None = None
     has_priority: bool = False
+    #: Whether it has been with a worker before.
+    redelivered: bool = False
     #: None: nobody has said, so the worker's task decides; True travels as the engine's flag.
     ignore_result: bool | None = False
     headers: dict[str, Any] | None = None
@@ -143,6 +145,8 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     inputs: Any = None
+    unique: str | None = None
+    unique_for: float = 0
 
     @property
     def body(self) -> tuple[Any, Any, dict[str, Any]]:
@@ -328,7 +332,15 @@ def to_wire(
         flags |= wire.MEMBER
     if message.errbacks or message.chain:
         flags |= wire.AFTERMATH
+    labels = sorted(stamp_labels(message.stamps)) if message.stamps else []
+    if labels:
+        flags |= wire.LABELLED
+    if message.unique is not None:
+        flags |= wire.UNIQUE
     return wire.Task(
+        labels=labels,
+        unique=message.unique,
+        unique_for=message.unique_for,
         id=message.id,
         name=message.task,
         queue=message.queue,
@@ -343,6 +355,15 @@ def to_wire(
         body=body,
         gather=gather,
     )
+
+
+def stamp_labels(stamps: dict[str, Any]) -> set[str]:
+    """The engine's labels for stamps, one for each value: by these the tasks that have them can be revoked."""
+    labels: set[str] = set()
+    for header, value in stamps.items():
+        several = value if isinstance(value, (list, tuple, set, frozenset)) else (value,)
+        labels.update(f"{header}={one}" for one in several)
+    return labels
 
 
 def gather_of(chord: Any) -> str | None:
@@ -414,7 +435,7 @@ def request_of(task: wire.Task, head: Head, *, ignore_result: bool) -> dict[str,
             "exchange": head.exchange or "",
             "routing_key": head.routing_key or task.queue,
             "priority": priority,
-            "redelivered": False,
+            "redelivered": head.redelivered,
         },
     }
     if head.argsrepr is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from zerocelery.app.amqp import task_message
@@ -35,21 +36,35 @@ def publish(app: Celery, message: TaskMessage, options: dict[str, Any]) -> None:
     given = {name: options[name] for name in _PUBLISHING if options.get(name) is not None}
     if message.priority is not None:
         given["priority"] = message.priority
+    if message.expires is not None:
+        # so that the broker itself drops it, where it can
+        given["expiration"] = _seconds_until(message.expires)
     with app.producer_or_acquire(options.get("producer")) as producer:
         app.backend.on_task_call(producer, message.id)
         with producer.connection._reraise_as_library_errors():
             amqp.send_task_message(
-                producer,
-                message.task,
-                made,
-                queue=_queue_of(app, message, options),
-                exchange=message.exchange if not options.get("queue") else None,
-                routing_key=message.routing_key,
-                serializer=message.serializer,
-                compression=message.compression,
-                delivery_mode=message.delivery_mode,
-                **given,
+                producer, message.task, made, serializer=message.serializer, **_where(app, message, options), **given
             )
+
+
+def _where(app: Celery, message: TaskMessage, options: dict[str, Any]) -> dict[str, Any]:
+    """Where and how the message goes, as far as that isn't the queue's own affair."""
+    queue = _queue_of(app, message, options)
+    own = {None, getattr(queue, "name", None), getattr(queue, "routing_key", None)}
+    said = {
+        "exchange": message.exchange if not options.get("queue") else None,
+        "routing_key": message.routing_key if queue is None or message.routing_key not in own else None,
+        "compression": message.compression,
+        "delivery_mode": message.delivery_mode,
+    }
+    return {"queue": queue, **{name: value for name, value in said.items() if value is not None}}
+
+
+def _seconds_until(moment: Any) -> float:
+    when = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=timezone.utc)
+    return max((when - datetime.now(timezone.utc)).total_seconds(), 0.0)
 
 
 def _queue_of(app: Celery, message: TaskMessage, options: dict[str, Any]) -> Any:

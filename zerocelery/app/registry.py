@@ -29,7 +29,11 @@ class TaskRegistry(_Tasks):
         """Add a task, or a task class, under its name."""
         if task.name is None:
             raise InvalidTaskError(f"Task class {type(task).__name__!r} must specify .name attribute")
-        self[task.name] = task() if isinstance(task, type) else task
+        from zerocelery.app.autoretry import add_autoretry_behaviour
+
+        made = task() if isinstance(task, type) else task
+        add_autoretry_behaviour(made)
+        self[made.name] = made
 
     def unregister(self, name: Any) -> None:
         """Remove a task by its name or itself."""
@@ -60,3 +64,8 @@ def _unpickle_task(name: str, module: str | None = None) -> Any:
     if name not in tasks and module and module != "__main__":
         import_module(module)
     return tasks[name]
+
+
+def _unpickle_task_v2(name: str, module: str | None = None) -> Any:
+    # what tasks of Celery say of themselves when they are pickled
+    return _unpickle_task(name, module)

@@ -19,13 +19,13 @@ from zerocelery import _state, signals
 from zerocelery._ids import uuid
 from zerocelery._state import frames
 from zerocelery.app import message as _message
-from zerocelery.app.codec import plain_json, plain_value
+from zerocelery.app.codec import plain_json, plain_value, safe_repr
 from zerocelery.app.message import Head, TaskMessage, gather_of, head_bytes, plain_body, to_wire
 from zerocelery.app.routes import Router
 from zerocelery.app.ship import Shipment
 from zerocelery.canvas.signature import Signature
 from zerocelery.engine import wire
-from zerocelery.exceptions import AlwaysEagerIgnored
+from zerocelery.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -244,6 +244,8 @@ def _can_be_planned(sender: Sender, task: Task[..., Any]) -> bool:
     app, kind = sender.app, type(task)
     return (
         app.has_node
+        and not app.conf["task_send_sent_event"]
+        and task.unique_key is None
         and task.serializer in (None, "json", "application/json")
         and task.compression is None
         and task.expires is None
@@ -253,6 +255,16 @@ def _can_be_planned(sender: Sender, task: Task[..., Any]) -> bool:
         and kind._apply_async is BaseTask._apply_async
         and type(app).send_task is Celery._sends_by_itself
     )
+
+
+def unique_key(said: Any, name: str, args: Any, kwargs: Any) -> str | None:
+    """The unique key of a call: as it was said, made by the function that was given, or of name and arguments."""
+    if said is None or said is False:
+        return None
+    if said is True:
+        named = sorted((kwargs or {}).items())
+        return f"{name}({', '.join([*map(safe_repr, args or ()), *(f'{k}={safe_repr(v)}' for k, v in named)])})"
+    return str(said(*(args or ()), **(kwargs or {})) if callable(said) else said)
 
 
 def _result_maker(app: Celery, task: Task[..., Any]) -> Any:
@@ -275,6 +287,9 @@ def policy(task: Task[..., Any]) -> int:
         flags |= wire.ACK_LATE
         if task.reject_on_worker_lost:
             flags |= wire.REJECT_ON_LOST
+        on_timeout = task.acks_on_timeout
+        if (task.acks_on_failure_or_timeout if on_timeout is None else on_timeout) is False:
+            flags |= wire.AGAIN_ON_TIMEOUT
     return flags
 
 
@@ -294,6 +309,8 @@ class Sender:
         self._timezone = app.timezone
         self._chord: Any = None
         self._tail = b""
+        self._sends_events = bool(conf["task_send_sent_event"]) and app.has_node
+        self._events: Any = None
 
     @property
     def aftermath(self) -> int:
@@ -462,12 +479,17 @@ class Sender:
         if not self.app.has_node:
             from zerocelery.app.publish import publish
 
+            if message.unique is not None:
+                raise ImproperlyConfigured(
+                    f"unique_key={message.unique!r} needs a node (zmq://), which refuses a second message with it: "
+                    "brokers can't"
+                )
             publish(self.app, message, options)
             return message.id, None, message.ignore_result
         message = self._announce(message, options)
         prepared = self.prepare(message, task)
         token = self.dispatch(prepared)
-        self._announced(message)
+        self._announced(message, options)
         return message.id, token, message.ignore_result
 
     def prepare(self, message: TaskMessage, task: Any) -> wire.Task:
@@ -498,8 +520,12 @@ class Sender:
         prepared = to_wire(
             message, topics=original.topics, flags=original.flags, keep=original.keep, digest=original.digest
         )
+        if original.unique is not None:  # it has the key, and keeps it
+            prepared = msgspec.structs.replace(
+                prepared, unique=original.unique, unique_for=original.unique_for, flags=prepared.flags | wire.UNIQUE
+            )
         frame.followups.append(prepared)
-        self._announced(message)
+        self._announced(message, options)
 
     def compose(self, name: str, args: Any, kwargs: Any, task: Any, options: dict[str, Any]) -> TaskMessage:
         """Parse a call into a message."""
@@ -514,13 +540,13 @@ class Sender:
         queue = self.queue_of(options)
         declared = take("queue", None)
         exchange = take("exchange", None) or getattr(declared, "exchange", None)
-        inputs = None
+        inputs, args = None, _positional(args)
         if args and type(args[0]) is Results:
             inputs, args = args[0].shape, (None, *args[1:])
         return TaskMessage(
             id=task_id,
             task=name,
-            args=_positional(args),
+            args=args,
             kwargs=_keywords(kwargs),
             callbacks=_several(take("link", None)),
             errbacks=_several(take("link_error", None)),
@@ -530,6 +556,8 @@ class Sender:
             expires=self._expiry(take("expires", None)),
             retries=take("retries", None) or 0,
             timelimit=(time_limit, soft_time_limit),
+            unique=unique_key(take("unique_key", None), name, args, _keywords(kwargs)),
+            unique_for=take("unique_for", None) or 0,
             root_id=root_id,
             parent_id=parent_id,
             group=take("group_id", None),
@@ -608,7 +636,44 @@ class Sender:
         )
         return _message.with_receivers_changes(message, headers, properties, body)
 
-    def _announced(self, message: TaskMessage) -> None:
+    def _tell_sent(self, message: TaskMessage, options: dict[str, Any]) -> None:
+        """Send the event that a task was sent, if anybody listens; by the caller's own producer where there is one."""
+        headers = message.protocol_headers()
+        fields = {
+            "uuid": message.id,
+            "root_id": message.root_id,
+            "parent_id": message.parent_id,
+            "name": message.task,
+            "args": headers["argsrepr"],
+            "kwargs": headers["kwargsrepr"],
+            "retries": message.retries,
+            "eta": headers["eta"],
+            "expires": headers["expires"],
+            "queue": message.queue,
+            "exchange": message.exchange or "",
+            "routing_key": message.routing_key or message.queue,
+        }
+        app, producer = self.app, options.get("producer")
+        if producer is not None:
+            conf, retry = app.conf, options.get("retry")
+            app.amqp._event_dispatcher.publish(
+                "task-sent",
+                fields,
+                producer,
+                retry=conf["task_publish_retry"] if retry is None else retry,
+                retry_policy={**conf["task_publish_retry_policy"], **(options.get("retry_policy") or {})},
+            )
+            return
+        if self._events is None:
+            from zerocelery.events.stream import NodeDispatcher
+
+            own = app.client.producer
+            self._events = NodeDispatcher(own.cast, own.is_watched, app=app)
+        self._events.send("task-sent", **fields)
+
+    def _announced(self, message: TaskMessage, options: dict[str, Any]) -> None:
+        if self._sends_events:
+            self._tell_sent(message, options)
         if _after.receivers:
             _after.send(
                 sender=message.task,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from time import monotonic as _monotonic
+from types import MethodType
 
 from zerocelery import _state
 from zerocelery._ids import uuid
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
         pass
 
 else:
+    from types import GenericAlias
 
     class _Typed:
-        __class_getitem__ = classmethod(lambda cls, item: cls)
+        __class_getitem__ = classmethod(GenericAlias)
 
 
 __all__ = ("Context", "Task")
@@ -72,8 +75,20 @@ _EXEC_OPTIONS = (
     "soft_time_limit",
 )
 
+#: How often a run tells its progress at most (seconds).
+_PROGRESS_SECONDS = 0.05
+
+#: Those that Celery has not.
+_OWN_OPTIONS = ("unique_key", "unique_for")
+
+#: All of them, as who sees a call of send_task finds them.
+_NO_OPTIONS = dict.fromkeys((*_EXEC_OPTIONS, "immediate", "mandatory"))
+
+#: Attributes that say where a task goes, which is better said by the setting task_routes.
+_ROUTING = ("queue", "exchange", "exchange_type", "routing_key", "delivery_mode", "priority")
+
 #: Changing one of these changes how a task is sent.
-_PLANNED = _CONFIGURED | {*_EXEC_OPTIONS, "name", "typing", "ship", "run", "__header__", "shadow_name"}
+_PLANNED = _CONFIGURED | {*_EXEC_OPTIONS, *_OWN_OPTIONS, "name", "typing", "ship", "run", "__header__", "shadow_name"}
 
 
 class Recipe:
@@ -86,6 +101,13 @@ class Recipe:
         self.base = base
         self.bind = bind
         self.options = options
+
+    def is_like(self, other: Recipe | None) -> bool:
+        """Whether the same task comes of both."""
+        if other is None:
+            return False
+        mine, others = (self.base, self.bind, self.options), (other.base, other.bind, other.options)
+        return self.function is other.function and mine == others
 
 
 class _Configured:
@@ -100,6 +122,57 @@ class _Configured:
         return None if task is None else task.app.conf[self.setting]
 
 
+def _reprtask(task: Any, fmt: str | None = None, flags: str | None = None) -> str:
+    """What a task's repr says."""
+    app = task._app
+    flags = flags or ("v2 compatible" if task.__v2_compat__ else "")
+    flags = f" ({flags})" if flags else ""
+    if fmt is None:
+        fmt = "<@task: {0.name} of {app}{flags}>" if app is not None else "<unbound {0.name}{flags}>"
+    return fmt.format(task, app="" if app is None else appstr(app), flags=flags)
+
+
+class _App:
+    """The task's app, or else its class's, or else the current one."""
+
+    def __get__(self, task: Any, owner: Any) -> Any:
+        app = (owner if task is None else task)._app
+        return app if app is not None else _state.get_current_app()
+
+    def __set__(self, task: Any, app: Any) -> None:
+        task.bind(app)
+
+
+class _of_class_or_instance:
+    """A method that is called on the class or on an instance, and given that."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, task: Any, owner: Any) -> Any:
+        return MethodType(self._function, owner if task is None else task)
+
+
+class _RequestStack:
+    """A task's requests, as third parties push and pop them."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    @property
+    def top(self) -> Context | None:
+        frame = frame_of(self._task)
+        return None if frame is None else frame.request
+
+    def push(self, request: Context) -> None:
+        _state.push(Frame(self._task, request=request, running=False))
+
+    def pop(self) -> Context | None:
+        frame = _state.pop()
+        return None if frame is None else frame.request
+
+
 class Task(_Typed["P", "R"]):
     """A task of an app.
 
@@ -112,6 +185,7 @@ class Task(_Typed["P", "R"]):
     #: Set where the task's function is wrapped for it.
     __trace__: Any = None
     __header__: Any = None
+    __v2_compat__ = False
 
     name: Any = None
     #: Whether arguments are checked against the function's signature when the task is sent.
@@ -130,7 +204,14 @@ class Task(_Typed["P", "R"]):
     routing_key: Any = None
     delivery_mode: Any = None
     resultrepr_maxsize = 1024
+    #: Of calls with the same key only one waits or runs at a time; the others end as REVOKED. A text, a function of the
+    #: arguments, or True: one made of name and arguments. Needs a node.
+    unique_key: str | bool | Callable[..., str] | None = None
+    #: For so many seconds after a call the key is taken in any case.
+    unique_for: float | None = None
     abstract = True
+    #: How often it may start over all workers of the node, as in "10/m"; ``rate_limit`` is for each worker.
+    global_rate_limit: Any = None
     #: Whether the function may travel to workers that can't import it; None asks the setting ``ship_callables``.
     ship: bool | None = None
 
@@ -164,6 +245,8 @@ class Task(_Typed["P", "R"]):
     _default_request: Context | None = None
     _decorated_fun: Any = None
     _recipe: Recipe | None = None
+    #: The pydantic models among the function's parameters.
+    _models: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -182,28 +265,56 @@ class Task(_Typed["P", "R"]):
 
     # ── app ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def app(self) -> Celery:
-        app = self._app
-        return app if app is not None else _state.get_current_app()
+    if TYPE_CHECKING:
+        app: Celery
+    else:
+        app = _App()
 
-    @app.setter
-    def app(self, app: Celery) -> None:
-        self.bind(app)
+    @classmethod
+    def _get_app(cls) -> Celery:
+        return cls.app
 
-    def _get_app(self) -> Celery:
-        return self.app
-
+    @_of_class_or_instance
     def bind(self, app: Celery) -> Celery:
-        """Make this a task of the app."""
+        """Make this a task of the app; of a task class, all of its instances."""
         self._app = app
         self._plan = None
         if self.typing is None:
             self.typing = app.strict_typing
         self.on_bound(app)
+        if isinstance(self, type):
+            self.annotate()
         return app
 
-    def on_bound(self, app: Celery) -> None:
+    @_of_class_or_instance
+    def annotate(self) -> None:
+        """Give the task what the setting ``task_annotations`` says of it."""
+        annotations = self.app.annotations
+        if not annotations:
+            return
+        from zerocelery.app.annotations import resolve_all
+
+        for attributes in resolve_all(annotations, self):
+            for name, value in attributes.items():
+                if name.startswith("@"):
+                    self.add_around(name[1:], value)
+                else:
+                    setattr(self, name, value)
+
+    @_of_class_or_instance
+    def add_around(self, attr: str, around: Any) -> None:
+        """Wrap a method of the task, once: ``around`` is given the method and gives another."""
+        kind = self if isinstance(self, type) else type(self)
+        original = getattr(kind, attr)
+        if getattr(original, "__around__", False):
+            return
+        wrapped = around(original)
+        wrapped.__wrapped__ = original
+        wrapped.__around__ = True
+        setattr(kind, attr, wrapped)
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
         """Called when the task has got its app."""
 
     @property
@@ -219,6 +330,7 @@ class Task(_Typed["P", "R"]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, as a function."""
+        self.app.finalize(auto=True)
         _state.push(Frame(self, request=Context(args=args, kwargs=kwargs)))
         try:
             return self.run(*args, **kwargs)  # type: ignore[no-any-return]
@@ -232,6 +344,16 @@ class Task(_Typed["P", "R"]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send the task with these arguments."""
         return self.apply_async(args, kwargs)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """As :meth:`delay`, in a coroutine: the event loop goes on where sending has to wait."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R]:
+        """As :meth:`apply_async`, in a coroutine."""
+        import asyncio
+
+        return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
 
     def apply_async(
         self,
@@ -265,7 +387,7 @@ class Task(_Typed["P", "R"]):
             plan = self._plan
             if plan is None or plan.epoch != plan.app.epoch:
                 plan = self._planned()
-            if plan.usable:
+            if plan.usable and "send_task" not in plan.app.__dict__:
                 result = plan.send(args or (), kwargs or {}, task_id)
                 if result is not None:
                     return result  # type: ignore[no-any-return]
@@ -275,6 +397,7 @@ class Task(_Typed["P", "R"]):
         """How this task is sent, as things are now."""
         plan = self._plan
         if plan is None or plan.epoch != plan.app.epoch:
+            self.app.finalize(auto=True)
             plan = self.app.sender.plan(self)
             self.__dict__["_plan"] = plan
         return plan  # type: ignore[no-any-return]
@@ -296,8 +419,11 @@ class Task(_Typed["P", "R"]):
         app = plan.app
         shadow = shadow or self.shadow_name(args, kwargs, options)
         options = {**plan.options, **options}
+        if self._models is not None:
+            args, kwargs = self._models.dumped(args, kwargs, options.get("serializer"))
         if plan.eager:
             return self._apply_eagerly(args, kwargs, task_id, link, link_error, options)  # type: ignore[no-any-return]
+        options = {**_NO_OPTIONS, **options}
         return app.send_task(  # type: ignore[no-any-return]
             self.name,
             args,
@@ -331,7 +457,9 @@ class Task(_Typed["P", "R"]):
 
     def _get_exec_options(self) -> dict[str, Any]:
         """The options that the task itself has."""
-        return {name: value for name in _EXEC_OPTIONS if (value := getattr(self, name, None)) is not None}
+        return {
+            name: value for name in (*_EXEC_OPTIONS, *_OWN_OPTIONS) if (value := getattr(self, name, None)) is not None
+        }
 
     def apply(
         self,
@@ -368,20 +496,21 @@ class Task(_Typed["P", "R"]):
 
     # ── signatures ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
+    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature[R]:
         """A call of this task as a value."""
         from zerocelery.canvas.signature import Signature
 
+        self.app.finalize(auto=True)
         starkwargs.setdefault("app", self.app)
         return Signature(self, args, *starargs, **starkwargs)
 
     subtask = signature
 
-    def s(self, *args: Any, **kwargs: Any) -> Signature:
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """``.s(*a, **k)`` is ``.signature(a, k)``."""
         return self.signature(args, kwargs)
 
-    def si(self, *args: Any, **kwargs: Any) -> Signature:
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """``.si(*a, **k)`` is ``.signature(a, k, immutable=True)``."""
         return self.signature(args, kwargs, immutable=True)
 
@@ -410,20 +539,30 @@ class Task(_Typed["P", "R"]):
         kwargs: Any = None,
         queue: Any = None,
         **extra_options: Any,
-    ) -> Signature:
+    ) -> Signature[R]:
         """The call that sends this request again, with other arguments or options where they are given."""
         request = self.request if request is None else request
-        args = request.args if args is None else args
-        kwargs = request.kwargs if kwargs is None else kwargs
-        options = {**request.as_execution_options(), **extra_options}
+        if args is not None or kwargs is not None:
+            from zerocelery.app.again import arguments
+
+            args, kwargs = arguments(self, (request.args, request.kwargs), args, kwargs)
+        else:
+            args, kwargs = request.args, request.kwargs
+        options = {**request.as_execution_options(), "ignore_result": request.ignore_result, **extra_options}
         delivery = request.delivery_info or {}
         if queue:
             options["queue"] = queue
-        elif delivery.get("priority") is not None:
-            options.setdefault("priority", delivery["priority"])
+        else:
+            # back to where it came from: routes may have changed, or the caller had chosen the place
+            where = ("priority", "exchange", "routing_key") if delivery.get("exchange") else ("priority",)
+            for name in where:
+                if delivery.get(name) is not None:
+                    options.setdefault(name, delivery[name])
         from zerocelery.canvas.signature import Signature
 
         return Signature(self, args, kwargs, options, app=self.app)
+
+    subtask_from_request = signature_from_request
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The result of this task with that id."""
@@ -442,6 +581,14 @@ class Task(_Typed["P", "R"]):
         if self._default_request is None:
             self._default_request = Context()
         return self._default_request
+
+    @property
+    def request_stack(self) -> Any:
+        """The requests of this task's runs in this context."""
+        found = self.__dict__.get("_request_stack")
+        if found is None:
+            found = self.__dict__["_request_stack"] = _RequestStack(self)
+        return found
 
     def push_request(self, *args: Any, **kwargs: Any) -> None:
         """Make a request the current one of this task."""
@@ -515,6 +662,21 @@ class Task(_Typed["P", "R"]):
             task_id = self.request.id
         self.backend.store_result(task_id, meta, state, request=self.request, **kwargs)
 
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Tell everybody who watches how far this run is: ``self.progress(3, 10)``; they see ``result.progress``.
+
+        May be called as often as one likes: it is told at most every 50 ms, and when all is done.
+
+        Arguments:
+            done, total: so much of so much, in whatever unit; without a total nobody knows how much there is.
+        """
+        request = self.request
+        now = _monotonic()
+        if now - getattr(request, "_progress_told", 0.0) < _PROGRESS_SECONDS and done != total:
+            return
+        request._progress_told = now  # type: ignore[attr-defined]
+        self.update_state(state="PROGRESS", meta={"done": done, "total": total})
+
     def replace(self, sig: Signature) -> Any:
         """Let another call, or a canvas, take this task's place: ``return self.replace(sig)``.
 
@@ -545,6 +707,25 @@ class Task(_Typed["P", "R"]):
         result = sig.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id)
         self.backend.add_to_chord(request.group, result)
         return sig.delay() if not lazy else sig
+
+    def send_event(self, type_: str, retry: bool = True, retry_policy: Any = None, **fields: Any) -> Any:
+        """Send an event of one's own about this run: ``self.send_event('task-progress', done=3)``.
+
+        Arguments:
+            type_: the event's type, with a dash in it.
+            retry, retry_policy: as for publishing tasks.
+        """
+        request = self.request
+        if retry_policy is None:
+            retry_policy = self.app.conf["task_publish_retry_policy"]
+        with self.app.events.default_dispatcher(hostname=request.hostname) as dispatcher:
+            return dispatcher.send(type_, uuid=request.id, retry=retry, retry_policy=retry_policy, **fields)
+
+    def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:
+        """What is done with this task's messages, by Celery's consumer: the class named by ``Strategy`` decides."""
+        from zerocelery.utils.imports import instantiate
+
+        return instantiate(self.Strategy, self, app, consumer, **kwargs)
 
     def add_trail(self, result: Any) -> Any:
         """Count a result among this run's children."""
@@ -584,14 +765,16 @@ class Task(_Typed["P", "R"]):
 
     # ── identity ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _get_current_object(self) -> Task[P, R]:
+        """This very task: for code that takes it for a proxy."""
+        return self
+
     @property
     def __name__(self) -> str:
         return type(self).__qualname__.rpartition(".")[2]
 
     def __repr__(self) -> str:
-        if self._app is None:
-            return f"<unbound task {self.name}>"
-        return f"<@task: {self.name} of {appstr(self._app)}>"
+        return _reprtask(self)
 
     def __reduce__(self) -> Any:
         if _state.packing.get():

@@ -14,15 +14,20 @@ run on the spot.
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback as _traceback
+import warnings
 from collections import namedtuple
 from time import monotonic
+from types import CoroutineType
 from typing import Any
 
+import msgspec
+
 from zerocelery import signals, states
-from zerocelery._state import Frame, frames
-from zerocelery.app import codec
+from zerocelery._state import Frame, frames, get_current_app
+from zerocelery.app import codec, timelimits
 from zerocelery.app.context import Context
 from zerocelery.app.einfo import ExceptionInfo
 from zerocelery.app.gathering import (
@@ -35,16 +40,48 @@ from zerocelery.app.gathering import (
     with_results,
 )
 from zerocelery.app.links import call_errbacks, send_callbacks
-from zerocelery.app.message import NO_EMBED, USUAL, Head, body_of, read_head, request_of
+from zerocelery.app.message import NO_EMBED, USUAL, Head, body_of, head_bytes, read_head, request_of
 from zerocelery.app.sending import policy
 from zerocelery.app.task import Task as BaseTask
+from zerocelery.app.taskevents import TaskEvents
+from zerocelery.app.traceinfo import (
+    LOG_FAILURE,
+    LOG_IGNORED,
+    LOG_INTERNAL_ERROR,
+    LOG_RECEIVED,
+    LOG_REJECTED,
+    LOG_RETRY,
+    LOG_SUCCESS,
+    TraceInfo,
+    get_log_policy,
+    get_task_name,
+    log_policy_expected,
+    log_policy_ignore,
+    log_policy_internal,
+    log_policy_reject,
+    log_policy_unexpected,
+    logger,
+    traceback_clear,
+)
 from zerocelery.backends.zmq import NodeBackend
 from zerocelery.engine import wire
 from zerocelery.engine.strategy import Outcome
-from zerocelery.exceptions import Ignore, InvalidTaskError, NotRegistered, Reject, Retry, WorkerLostError
+from zerocelery.exceptions import (
+    BackendGetMetaError,
+    Ignore,
+    InvalidTaskError,
+    NotRegistered,
+    Reject,
+    Retry,
+    TaskRevokedError,
+    WorkerLostError,
+)
 from zerocelery.result import ResultBase
 from zerocelery.utils.log import get_logger
 from zerocelery.utils.nodenames import gethostname
+from zerocelery.utils.serialization import get_pickleable_exception
+from zerocelery.utils.time import rate
+from zerocelery.worker.state import successful_requests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,39 +91,39 @@ if TYPE_CHECKING:
     from zerocelery.app.task import Task
     from zerocelery.engine.worker import Worker
 
-# People configure loggers by these names.
-logger = get_logger("celery.app.trace")
+__all__ = (
+    "LOG_RECEIVED",
+    "TraceInfo",
+    "build_tracer",
+    "fast_trace_task",
+    "get_log_policy",
+    "get_task_name",
+    "log_policy_expected",
+    "log_policy_ignore",
+    "log_policy_internal",
+    "log_policy_reject",
+    "log_policy_unexpected",
+    "reset_worker_optimizations",
+    "setup_worker_optimizations",
+    "trace_task",
+    "trace_task_ret",
+    "traceback_clear",
+)
 
-LOG_RECEIVED = "Task %(name)s[%(id)s] received"
-LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
-LOG_FAILURE = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
-LOG_INTERNAL_ERROR = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
-LOG_IGNORED = "Task %(name)s[%(id)s] %(description)s"
-LOG_REJECTED = "Task %(name)s[%(id)s] %(exc)s"
-LOG_RETRY = "Task %(name)s[%(id)s] retry: %(exc)s"
+# People configure loggers by this name.
+received_logger = get_logger("celery.worker.strategy")
 
 IGNORE_STATES = frozenset({states.IGNORED, states.RETRY, states.REJECTED})
 
-_INFO = 20
-_WARNING = 30
-_ERROR = 40
-_CRITICAL = 50
+#: The flag of an ``async def``'s code.
+_CO_COROUTINE = 0x80
 
 trace_ok_t = namedtuple("trace_ok_t", ("retval", "info", "runtime", "retstr"))
 
 _prerun = signals.task_prerun
 _postrun = signals.task_postrun
 _success = signals.task_success
-
-
-class TraceInfo:
-    """How a run that didn't return went: its state and the exception."""
-
-    __slots__ = ("retval", "state")
-
-    def __init__(self, state: str, retval: Any = None) -> None:
-        self.state = state
-        self.retval = retval
+_received = signals.task_received
 
 
 def task_has_custom(task: Any, attr: str) -> bool:
@@ -97,6 +134,12 @@ def task_has_custom(task: Any, attr: str) -> bool:
         if attr in kind.__dict__:
             return True
     return False
+
+
+def _rejects_failures(task: Any) -> bool:
+    """Whether a failure is no acknowledgement: then the message is kept for people to look at."""
+    said = task.acks_on_failure
+    return bool(task.acks_late) and (task.acks_on_failure_or_timeout if said is None else said) is False
 
 
 def _hook(task: Any, name: str) -> Any:
@@ -110,9 +153,11 @@ def _hook(task: Any, name: str) -> Any:
 class NodeRun:
     """One run of a task that was leased from a node; its outcome is what the engine's worker returns."""
 
-    __slots__ = ("_last", "args", "backend", "embed", "head", "hostname", "kwargs", "outcome", "task")
+    __slots__ = ("_last", "args", "backend", "embed", "head", "hostname", "kwargs", "outcome", "task", "watched")
 
     is_eager = False
+    #: A node hands a task out again only if nothing of its end was stored.
+    redelivered = False
 
     def __init__(
         self, task: wire.Task, head: Head, args: Any, kwargs: Any, embed: Any, hostname: str, backend: NodeBackend
@@ -126,6 +171,7 @@ class NodeRun:
         self.backend = backend
         self.outcome: Outcome | None = None
         self._last: tuple[str, Any] | None = None
+        self.watched = False  # whether events are made of it
 
     @property
     def id(self) -> str:
@@ -195,6 +241,8 @@ class NodeRun:
         content_type, value, info = self.backend.encode_exception(error, self._info(frame, text))
         followups, chain = frame.followups or (), self.embed.get("chain")
         self.outcome = Outcome(states.FAILURE, value, content_type, info, store=store, followups=followups)
+        if frame.task is not None and _rejects_failures(frame.task):
+            self.outcome.bury = f"it failed: {codec.safe_repr(error)}"
         if chain:
             self.outcome.endings = chain_endings(self.backend.app, chain, error, self.backend, self.task.topics)
 
@@ -219,8 +267,10 @@ class NodeRun:
 
     def requeued(self, frame: Frame) -> None:
         """Give the message back."""
-        again = [*(frame.followups or ()), self.task]
-        self.outcome = Outcome(states.REJECTED, final=False, store=False, followups=again)
+        head = head_bytes(msgspec.structs.replace(self.head, redelivered=True))
+        again = msgspec.structs.replace(self.task, head=head)
+        followups = [*(frame.followups or ()), again]
+        self.outcome = Outcome(states.REJECTED, final=False, store=False, followups=followups)
 
     def _info(self, frame: Frame, traceback: str | None = None) -> dict[str, Any]:
         info: dict[str, Any] = {}
@@ -247,23 +297,32 @@ class NodeRun:
 
 
 class LocalRun:
-    """One run on the spot; its outcome is what the tracer returns, and is stored only if the task says so."""
+    """One run on the spot. Its outcome is what the tracer returns; an eager one is stored only if the task says so.
 
-    __slots__ = ("_backend", "_request", "_stores", "args", "kwargs")
+    Arguments:
+        uuid: the task's id, where the request has none.
+        eager: asked for by ``apply``; else by code that runs tasks itself, and wants results stored as usual.
+    """
+
+    __slots__ = ("_backend", "_request", "_stores", "args", "id", "kwargs")
 
     is_eager = True
     worker = None
 
-    def __init__(self, request: Any, args: Any, kwargs: Any, task: Task[..., Any]) -> None:
-        self._request = request or {}
+    def __init__(
+        self, request: Any, args: Any, kwargs: Any, task: Task[..., Any], *, uuid: Any = None, eager: bool = True
+    ) -> None:
+        self._request = request if isinstance(request, dict) else dict(vars(request)) if request else {}
+        self.id = self._request.get("id") or uuid
         self.args = args
         self.kwargs = kwargs
-        self._stores = bool(task.store_eager_result)
-        self._backend = task.backend if self._stores else None
+        self._stores = not eager or bool(task.store_eager_result)
+        self._backend = task.backend
 
     @property
-    def id(self) -> Any:
-        return self._request.get("id")
+    def redelivered(self) -> bool:
+        """Whether the broker has handed the message out before."""
+        return bool((self._request.get("delivery_info") or {}).get("redelivered"))
 
     @property
     def embed(self) -> dict[str, Any]:
@@ -277,24 +336,40 @@ class LocalRun:
         return bool(task.ignore_result if said is None else said)
 
     def context(self) -> Context:
-        return Context(self._request, args=self.args, kwargs=self.kwargs, called_directly=False)
+        return Context(self._request, id=self.id, args=self.args, kwargs=self.kwargs, called_directly=False)
 
     def started(self, meta: dict[str, Any]) -> None:
-        """Nobody watches."""
+        self._backend.store_result(self.id, meta, states.STARTED, request=Context(self._request))
 
     def noted(self, state: str, meta: Any) -> None:
         """Nobody watches."""
 
     def succeeded(self, frame: Frame, retval: Any, ignored: bool) -> None:
-        if self._backend is not None and not ignored:
+        store = self._stores and not ignored
+        if not isinstance(self._backend, NodeBackend):
+            self._backend.mark_as_done(self.id, retval, frame.request, store)
+        elif store:
             self._backend.store_result(self.id, retval, states.SUCCESS, request=frame.request)
 
     def failed(self, frame: Frame, error: BaseException, text: str, store: bool) -> None:
-        if self._backend is not None and store:
+        store = self._stores and store
+        if not isinstance(self._backend, NodeBackend):
+            self._backend.mark_as_failure(
+                self.id, error, text, request=frame.request, store_result=store, call_errbacks=False
+            )
+        elif store:
             self._backend.store_result(self.id, error, states.FAILURE, traceback=text, request=frame.request)
 
     def retried(self, frame: Frame, error: BaseException | None, text: str, store: bool) -> None:
-        """The caller runs it again."""
+        # of an eager one there is nothing to store: its caller runs it again
+        if store and self._stores and not frame.request.is_eager:
+            self._backend.store_result(self.id, error, states.RETRY, traceback=text, request=frame.request)
+
+    def skipped(self) -> None:
+        """Its result is stored already."""
+
+    def cleanup(self) -> None:
+        self._backend.process_cleanup()
 
     def ignored(self, frame: Frame) -> None:
         """There is no state to leave."""
@@ -335,22 +410,31 @@ class Tracer:
         self.make_info = info
         # a task without a __call__ of its own is called without one
         self.function = task if task_has_custom(task, "__call__") else task.run
+        if _is_async(task.run):
+            self.function = _in_a_loop(self.function, keep=not eager)
         self.before_start = _hook(task, "before_start")
         self.on_success = _hook(task, "on_success")
         self.after_return = _hook(task, "after_return")
         self.track_started = not eager and bool(task.track_started)
         self.on_task_init = _own(loader, "on_task_init")
         self.on_process_cleanup = None if eager else _own(loader, "on_process_cleanup")
+        self.limits = task.time_limit, task.soft_time_limit
         self.started = {"pid": os.getpid(), "hostname": hostname or gethostname()}
-        self.logs_success = logger.isEnabledFor(_INFO)
+        self.logs_success = logger.isEnabledFor(logging.INFO)
+        self.deduplicates = bool(app.conf["worker_deduplicate_successful_tasks"] and task.acks_late)
 
     def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         task = self.task
-        run = request if isinstance(request, NodeRun) else LocalRun(request, args, kwargs, task)
+        run: Any = request
+        if not isinstance(request, NodeRun):
+            run = LocalRun(request, args, kwargs, task, uuid=uuid, eager=self.eager)
         frame = Frame(task, run, followups=run.followups())
         frame.previous = frames.get()
         token = frames.set(frame)
         try:
+            if self.deduplicates and run.redelivered and self._was_done(uuid):
+                run.skipped()
+                return _OK
             return self._trace(uuid, args, kwargs, run, frame)
         except (MemoryError, Reject):
             raise
@@ -369,7 +453,10 @@ class Tracer:
             try:
                 if self.before_start is not None:
                     self.before_start(uuid, args, kwargs)
-                retval = self.function(*args, **kwargs)
+                if timelimits.caller is not None and not run.is_eager:
+                    retval = timelimits.caller(self.function, args, kwargs, run, self.limits)
+                else:
+                    retval = self.function(*args, **kwargs)
             except BaseException as error:
                 answer = self._raised(error, run, frame, ignored)
             else:
@@ -386,8 +473,31 @@ class Tracer:
                 _postrun.send(
                     sender=self.task, task_id=uuid, task=self.task, args=args, kwargs=kwargs, retval=retval, state=state
                 )
+            if not self.eager and type(run) is LocalRun:
+                self._clean_up(run)
             if self.on_process_cleanup is not None:
                 self.on_process_cleanup()
+
+    def _clean_up(self, run: LocalRun) -> None:
+        try:
+            run.cleanup()
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except Exception as error:
+            logger.error("Process cleanup failed: %r", error, exc_info=True)
+
+    def _was_done(self, uuid: str) -> bool:
+        """Whether a message that came again was dealt with before: this process knows, or the result says so."""
+        if uuid in successful_requests:
+            return True
+        try:
+            state = self.app.AsyncResult(uuid, backend=self.task.backend).state
+        except BackendGetMetaError:
+            return False
+        if state != states.SUCCESS:
+            return False
+        successful_requests.add(uuid)
+        return True
 
     def _begin(self, uuid: str, args: Any, kwargs: Any, run: Any, ignored: bool) -> None:
         if _prerun.receivers:
@@ -403,24 +513,33 @@ class Tracer:
         try:
             embed = run.embed
             if embed is not NO_EMBED and (embed.get("callbacks") or embed.get("chain")):
-                send_callbacks(self.app, frame, embed, retval)
+                self._send_callbacks(frame, embed, retval)
             run.succeeded(frame, retval, ignored)
         except (Reject, MemoryError):
             raise
         except Exception as error:
             # what can't be stored is no success
             return self._failed(error, run, frame, ignored)
+        if self.deduplicates:
+            successful_requests.add(run.id)
         if self.on_success is not None:
             self._after("on_success", self.on_success, retval, run.id, run.args, run.kwargs)
-        if not (_success.receivers or self.logs_success or self.eager):
+        if not (_success.receivers or self.logs_success or type(run) is LocalRun or run.watched):
             return _OK
         runtime = monotonic() - start
         text = _short(retval, self.task.resultrepr_maxsize)
         if _success.receivers:
             _success.send(sender=self.task, result=retval, runtime=runtime)
         if self.logs_success:
-            self._log(_INFO, LOG_SUCCESS, run, frame, return_value=text, runtime=runtime)
+            self._log(logging.INFO, LOG_SUCCESS, run, frame, return_value=text, runtime=runtime)
         return trace_ok_t(retval, None, runtime, text)
+
+    def _send_callbacks(self, frame: Frame, embed: dict[str, Any], retval: Any) -> None:
+        if frame.followups is not None or self.app.has_node:
+            send_callbacks(self.app, frame, embed, retval)
+            return
+        # to a broker that refuses one now it is sent again: the task itself must not be run again for that
+        self.app.amqp._retry_publish(lambda: send_callbacks(self.app, frame, embed, retval))
 
     def _after(self, name: str, hook: Callable[..., Any], *args: Any) -> None:
         """Call a hook whose errors come too late to change the outcome."""
@@ -431,7 +550,7 @@ class Tracer:
         except Exception as error:
             if self.eager:
                 raise
-            logger.exception("Task %s %s handler raised: %r", self.name, name, error)
+            logger.exception(f"Task %s {name} handler raised: %r", self.name, error)
 
     # it raised
 
@@ -442,7 +561,8 @@ class Tracer:
             return self._reject(error, run, frame, ignored)
         if isinstance(error, Ignore):
             run.ignored(frame)
-            self._log(_INFO, LOG_IGNORED, run, frame, description="ignored")
+            traceback_clear(error)
+            self._log(logging.INFO, LOG_IGNORED, run, frame, description="ignored")
             return trace_ok_t(ExceptionInfo(internal=True), self.make_info(states.IGNORED, error), None, None)
         if isinstance(error, KeyboardInterrupt) or (self.eager and not isinstance(error, Exception)):
             raise error
@@ -457,6 +577,9 @@ class Tracer:
             raise error
         task = self.task
         tb = _own_frames_off(error.__traceback__)
+        if self.eager:
+            # as it would have come back from a worker
+            error = get_pickleable_exception(error)
         einfo = ExceptionInfo((type(error), error, tb))
         store = not ignored or bool(task.store_errors_even_if_ignored)
         embed = run.embed
@@ -474,7 +597,7 @@ class Tracer:
             einfo=einfo,
         )
         self._log_failure(error, run, frame, einfo)
-        _forget_frames(error)
+        traceback_clear(error)
         return trace_ok_t(einfo, self.make_info(states.FAILURE, error), None, None)
 
     def _retry(self, retry: Retry, run: Any, frame: Frame, ignored: bool) -> Any:
@@ -490,8 +613,8 @@ class Tracer:
         self.task.on_retry(retry.exc, run.id, run.args, run.kwargs, einfo)
         if signals.task_retry.receivers:
             signals.task_retry.send(sender=self.task, request=frame.request, reason=retry, einfo=einfo)
-        self._log(_INFO, LOG_RETRY, run, frame, exc=str(retry))
-        _forget_frames(retry)
+        self._log(logging.INFO, LOG_RETRY, run, frame, exc=str(retry))
+        traceback_clear(retry)
         return trace_ok_t(einfo, self.make_info(states.RETRY, retry), None, None)
 
     def _send_again(self, retry: Retry) -> None:
@@ -514,7 +637,8 @@ class Tracer:
                 traceback=einfo.tb,
                 einfo=einfo,
             )
-        self._log(_WARNING, LOG_REJECTED, run, frame, exc=codec.safe_repr(reject), exc_info=einfo.exc_info)
+        self._log(logging.WARNING, LOG_REJECTED, run, frame, exc=codec.safe_repr(reject), exc_info=einfo.exc_info)
+        traceback_clear(reject)
         return trace_ok_t(einfo, self.make_info(states.REJECTED, reject), None, None)
 
     def _internal_error(self, uuid: str, args: Any, kwargs: Any, run: Any, frame: Frame, error: Exception) -> Any:
@@ -522,7 +646,7 @@ class Tracer:
         if self.eager:
             raise error
         einfo = ExceptionInfo((type(error), error, error.__traceback__), internal=True)
-        report_internal_error(self.task, uuid, args, kwargs, run, error, einfo)
+        _tell_internal_error(self.task, uuid, args, kwargs, run, error, einfo)
         run.failed(frame, error, einfo.traceback, True)
         return trace_ok_t(einfo, self.make_info(states.FAILURE, error), None, None)
 
@@ -531,7 +655,7 @@ class Tracer:
     def _log_failure(self, error: BaseException, run: Any, frame: Frame, einfo: ExceptionInfo) -> None:
         expected = bool(self.task.throws) and isinstance(error, tuple(self.task.throws))
         self._log(
-            _INFO if expected else _ERROR,
+            logging.INFO if expected else logging.ERROR,
             LOG_FAILURE,
             run,
             frame,
@@ -560,6 +684,28 @@ class Tracer:
 _OK = trace_ok_t(None, None, None, None)
 
 
+def _is_async(function: Any) -> bool:
+    """Whether it, or what it wraps, is an ``async def``."""
+    while function is not None:
+        code = getattr(function, "__code__", None)
+        if code is not None and code.co_flags & _CO_COROUTINE:
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+def _in_a_loop(function: Callable[..., Any], *, keep: bool) -> Callable[..., Any]:
+    """The function, with the coroutine that it gives run to its end, by the thread's own loop if that is to be kept."""
+    # who has no async tasks need not import asyncio
+    from zerocelery.app.asynchronous import run
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        given = function(*args, **kwargs)
+        return run(given, keep=keep) if isinstance(given, CoroutineType) else given
+
+    return called
+
+
 def _own(loader: Any, name: str) -> Any:
     """The loader's own version of a hook, or None."""
     from zerocelery.loaders.base import BaseLoader
@@ -582,13 +728,14 @@ def _own_frames_off(tb: Any) -> Any:
     return inner if inner is not None else tb
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Let go of the locals of a finished run, which the exception would keep alive."""
-    if error.__traceback__ is not None:
-        _traceback.clear_frames(error.__traceback__)
+def report_internal_error(task: Any, exc: BaseException) -> ExceptionInfo:
+    """Warn that it was not the task that failed, but what is around it."""
+    einfo = ExceptionInfo((type(exc), exc, exc.__traceback__), internal=True)
+    warnings.warn(f"Exception raised outside body: {exc!r}:\n{einfo.traceback}", RuntimeWarning, stacklevel=2)
+    return einfo
 
 
-def report_internal_error(
+def _tell_internal_error(
     task: Task[..., Any], uuid: str, args: Any, kwargs: Any, request: Any, error: BaseException, einfo: ExceptionInfo
 ) -> None:
     """Tell people, and receivers of task_internal_error, that it was not the task that failed."""
@@ -637,6 +784,78 @@ def build_tracer(
     )
 
 
+def trace_task(task: Any, uuid: str, args: Any, kwargs: Any, request: Any = None, **opts: Any) -> Any:
+    """Run a task as a worker does, store its result, and give what became of it; for code that runs tasks itself."""
+    try:
+        if task.__trace__ is None:
+            task.__trace__ = build_tracer(task.name, task, **opts)
+        return task.__trace__(uuid, args, kwargs, request or {})
+    except Exception as error:
+        einfo = report_internal_error(task, error)
+        signals.task_internal_error.send(
+            sender=task, task_id=uuid, args=args, kwargs=kwargs, request=request, exception=error,
+            traceback=error.__traceback__, einfo=einfo,
+        )  # fmt: skip
+        return trace_ok_t(einfo, TraceInfo(states.FAILURE, error), 0.0, None)
+
+
+def _body(body: Any, content_type: Any, content_encoding: Any, loads: Any) -> Any:
+    if not content_type:
+        return body
+    return (loads or codec.loads)(body, content_type, content_encoding, frozenset({content_type}))
+
+
+def trace_task_ret(
+    name: str, uuid: str, request: Any, body: Any, content_type: Any, content_encoding: Any, loads: Any = None,
+    app: Any = None, **extra_request: Any,
+) -> tuple[int, Any, float]:  # fmt: skip
+    """Run the task of a message: whether it failed (0 or 1), the result or its repr, and the seconds that it took."""
+    app = app or get_current_app()
+    args, kwargs, embed = _body(body, content_type, content_encoding, loads)
+    request = {**request, "args": args, "kwargs": kwargs, "hostname": gethostname(), **(embed or {}), **extra_request}
+    answer = trace_task(app.tasks[name], uuid, args, kwargs, request, app=app)
+    return (1, answer.retval, answer.runtime) if answer.info else (0, answer.retstr, answer.runtime)
+
+
+#: What :func:`fast_trace_task` runs tasks of: registry, accepted content and node name.
+_localized: list[Any] = []
+
+
+def fast_trace_task(
+    task: str, uuid: str, request: Any, body: Any, content_type: Any, content_encoding: Any, loads: Any = None,
+    _loc: Any = None, hostname: str | None = None, **_: Any,
+) -> tuple[int, Any, float]:  # fmt: skip
+    """As :func:`trace_task_ret`, in a process that :func:`setup_worker_optimizations` has prepared.
+
+    Raises:
+        RuntimeError: it is not prepared.
+    """
+    known = _localized if _loc is None else _loc
+    if not known:
+        raise RuntimeError(
+            "the worker task registry is empty: call setup_worker_optimizations(app) in this process before its "
+            "first task"
+        )
+    tasks, _accept, name = known
+    args, kwargs, embed = _body(body, content_type, content_encoding, loads)
+    request = {**request, "args": args, "kwargs": kwargs, "hostname": hostname or name, **(embed or {})}
+    answer = trace_task(tasks[task], uuid, args, kwargs, request)
+    return (1, answer.retval, answer.runtime) if answer.info else (0, answer.retstr, answer.runtime)
+
+
+def setup_worker_optimizations(app: Any, hostname: str | None = None) -> None:
+    """Prepare this process for running tasks of one app: it is the current one from now on."""
+    app.set_current()
+    app.set_default()
+    app.finalize()
+    _localized[:] = [app._tasks, codec.acceptable(app.conf["accept_content"]), hostname or gethostname()]
+
+
+def reset_worker_optimizations(app: Any = None) -> None:
+    """Undo :func:`setup_worker_optimizations`."""
+    _localized[:] = []
+
+
 # ── the strategy ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -654,21 +873,55 @@ class AppStrategy:
         self.hostname = hostname or f"celery@{gethostname()}"
         self.accepts = codec.acceptable(app.conf["accept_content"])
         self._tracers: dict[str, Callable[..., Any]] = {}
+        self._worker: Worker | None = None
+        self._limited: set[str] = set()  # names whose rate limit was changed
+        self.events = TaskEvents(app, self.hostname, on=bool(app.conf["worker_send_task_events"]))
 
     @property
     def policy(self) -> int:
-        """The acknowledgement flags of tasks that this worker doesn't know."""
+        """The flags of tasks that this worker doesn't know: how they are acknowledged, and that losses are told."""
         conf = self.app.conf
         if not conf["task_acks_late"]:
-            return 0
-        return wire.ACK_LATE | (wire.REJECT_ON_LOST if conf["task_reject_on_worker_lost"] else 0)
+            return wire.AFTERMATH
+        return wire.AFTERMATH | wire.ACK_LATE | (wire.REJECT_ON_LOST if conf["task_reject_on_worker_lost"] else 0)
 
     @property
     def policies(self) -> dict[str, int]:
-        """The acknowledgement flags of the tasks that it knows, where they differ."""
+        """The flags of the tasks that it knows, where they differ."""
         usual = self.policy
-        flags = {name: policy(task) for name, task in self.app.tasks.items()}
+        flags = {name: policy(task) | wire.AFTERMATH for name, task in self.app.tasks.items()}
         return {name: flag for name, flag in flags.items() if flag != usual}
+
+    @property
+    def rates(self) -> tuple[dict[str, float], dict[str, float]]:
+        """How many tasks of a name may start in a second: in each worker, and over all of a node."""
+        if self.app.conf["worker_disable_rate_limits"]:
+            return {}, {}
+        tasks = self.app.tasks.items()
+        own = {name: rate(task.rate_limit) for name, task in tasks}
+        shared = {name: rate(limit) for name, task in tasks if (limit := task.global_rate_limit)}
+        return {name: limit for name, limit in own.items() if limit or name in self._limited}, shared
+
+    def attach(self, worker: Worker) -> None:
+        """Called in each worker before its first task."""
+        self._worker = worker
+        if worker.has_process:
+            timelimits.enforce()
+        self.events.attach(worker)
+
+    def told(self, body: bytes) -> None:
+        """What the pool's process tells its workers: attributes of tasks that were changed by a command."""
+        what = msgspec.msgpack.decode(body)
+        self.events.on = what.get("events", self.events.on)
+        for name, attributes in what.get("tasks", {}).items():
+            task = self.app.tasks.get(name)
+            if task is not None:
+                for attribute, value in attributes.items():
+                    setattr(task, attribute, value)
+                self._tracers.pop(name, None)
+                self._limited.add(name)
+                if "rate_limit" in attributes and self._worker is not None:
+                    self._worker.tell_rates()
 
     def accept(self, task: wire.Task, /) -> bool:
         """Always: a task that can't be run here fails, so that its caller hears of it."""
@@ -690,10 +943,42 @@ class AppStrategy:
             return self._unrunnable(task, head, error)
         run = self.make_run(task, head, args, kwargs, NO_EMBED if embed == NO_EMBED else embed)
         try:
-            trace(task.id, args, kwargs, run)
+            if _received.receivers or received_logger.isEnabledFor(logging.INFO):
+                self._tell_received(run, getattr(trace, "task", None))
+            if self.events.on:
+                self._trace_watched(trace, run)
+            else:
+                trace(task.id, args, kwargs, run)
         except Reject as error:
             return self._unrunnable(task, head, error)
         return run.outcome if run.outcome is not None else self._unrunnable(task, head, _no_outcome(task))
+
+    def _trace_watched(self, trace: Callable[..., Any], run: NodeRun) -> None:
+        """Run a task, and make events of it if anybody listens."""
+        events = self.events
+        run.watched = events.wants(getattr(trace, "task", None))
+        if run.watched:
+            events.begun(run)
+        answer = trace(run.id, run.args, run.kwargs, run)
+        if run.watched:
+            events.ended(run, answer)
+
+    def _tell_received(self, run: NodeRun, task: Any) -> None:
+        """Send task_received, and log: a worker gets a task when it is about to run it."""
+        from zerocelery.worker.consumer import Consumer
+        from zerocelery.worker.request import Request
+
+        request = Request.of_run(self.app, run, task)
+        _received.send(sender=Consumer(self.app, self.hostname), request=request)
+        if received_logger.isEnabledFor(logging.INFO):
+            context = {
+                "id": request.id,
+                "name": request.name,
+                "args": request.argsrepr,
+                "kwargs": request.kwargsrepr,
+                "eta": request.eta,
+            }
+            received_logger.info(LOG_RECEIVED, context, extra={"data": context})
 
     def _settle(self, task: wire.Task, head: Head, backend: Any) -> Outcome:
         """What is no call of a task: a canvas to be sent, or a task that is to be failed because of another's end."""
@@ -703,10 +988,38 @@ class AppStrategy:
         error, own = verdict_error(task, backend)
         if head.canvas:
             return fail_canvas(self.app, task, args[0], error, backend)
-        logger.error("Task %s[%s] is not run: %r", task.name, task.id, error)
-        run = self.make_run(task, head, args, {}, embed)
+        args, kwargs, embed = body_of(task, head, self.accepts)
+        run = self.make_run(task, head, args, kwargs, embed)
+        if own:
+            self._tell_of_loss(run, error)
+        else:
+            logger.error("Task %s[%s] is not run: %r", task.name, task.id, error)
         # how the engine has ended a task, a node knows already
         return self._failed_unrun(run, error, None, not (own and type(run) is NodeRun) and not run.ignored_by_caller)
+
+    def _tell_of_loss(self, run: NodeRun, error: BaseException) -> None:
+        """What Celery calls where the engine has ended a task whose process was lost or killed."""
+        task = self.app._tasks.get(run.task.name)
+        if task is None:
+            return
+        frame = Frame(task, run)
+        einfo = ExceptionInfo((type(error), error, None))
+        token = frames.set(frame)
+        try:
+            if isinstance(error, TaskRevokedError):
+                return
+            if self.events.wants(task):
+                self.events.failed(run.id, error, None)
+            task.on_failure(error, run.id, run.args, run.kwargs, einfo)
+            signals.task_failure.send(
+                sender=task, task_id=run.id, exception=error, args=run.args, kwargs=run.kwargs, traceback=None,
+                einfo=einfo,
+            )  # fmt: skip
+        except Exception:
+            logger.exception("Task %s on_failure handler raised", run.task.name)
+        finally:
+            frames.reset(token)
+        logger.error("Task %s[%s] raised unexpected: %r", run.task.name, run.id, error)
 
     def _failed_unrun(self, run: NodeRun, error: BaseException, text: str | None, store: bool) -> Outcome:
         """The outcome of a task that could not be run, with what follows from a failure."""

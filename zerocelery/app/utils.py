@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
 
-from zerocelery.app.defaults import DEFAULT_BROKER, DEFAULTS, OPTIONS, TO_NEW, TO_OLD
+from zerocelery.app.censor import filter_hidden_settings, sanitize_url
+from zerocelery.app.defaults import DEFAULT_BROKER, DEFAULTS, TO_NEW, TO_OLD, find
 from zerocelery.exceptions import ImproperlyConfigured
+from zerocelery.utils.imports import qualname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zerocelery.app.base import Celery
-    from zerocelery.app.defaults import Option
+
+__all__ = (
+    "AppPickler",
+    "Settings",
+    "appstr",
+    "bugreport",
+    "filter_hidden_settings",
+    "find_app",
+    "sanitize_url",
+)
 
 _MISSING = object()
 
@@ -36,8 +47,6 @@ _FALLBACKS = {
     "timezone": ("TIME_ZONE",),
 }
 
-_HIDDEN = ("API", "TOKEN", "KEY", "SECRET", "PASS", "PROFANITIES_LIST", "SIGNATURE", "DATABASE")
-
 
 def appstr(app: Celery) -> str:
     """The app in the repr of what belongs to it."""
@@ -50,6 +59,7 @@ class Settings(MutableMapping[str, "Any"]):
     What was set wins over what the configuration source says, that over ``add_defaults``, that over the table.
 
     Arguments:
+        deprecated_settings: older names that were met.
         load: called before the first read; gives the source's mapping and the default mappings.
         changed: called after every change.
         prefix: the namespace of the source's names.
@@ -59,6 +69,7 @@ class Settings(MutableMapping[str, "Any"]):
         self,
         changes: Mapping[str, Any] | None = None,
         *,
+        deprecated_settings: set[str] | None = None,
         load: Callable[[], tuple[Mapping[str, Any], list[Mapping[str, Any]]]] | None = None,
         changed: Callable[[], None] | None = None,
         prefix: str | None = None,
@@ -70,6 +81,11 @@ class Settings(MutableMapping[str, "Any"]):
         own["source"] = {}
         own["added"] = []
         own["_defaults"] = {}
+        own["deprecated_settings"] = deprecated_settings
+        #: names as they were written, of what was set before the source was read
+        own["_written"] = set(changes or ())
+        #: what setdefault said before that
+        own["_unless_set"] = {}
         own["changes"] = {self._today(key): value for key, value in (changes or {}).items()}
 
     # ── names ──
@@ -102,6 +118,10 @@ class Settings(MutableMapping[str, "Any"]):
                 own["_load"] = load
                 raise
             own["added"].extend({self._today(k): v for k, v in layer.items()} for layer in added)
+            for name, value in own["_unless_set"].items():
+                if name not in own["source"]:
+                    own["changes"].setdefault(name, value)
+            own["_unless_set"].clear()
             told, own["_told"] = own.get("_told"), None
             if told is not None:
                 told()
@@ -117,10 +137,11 @@ class Settings(MutableMapping[str, "Any"]):
         self._touch()
 
     def _take(self, source: Mapping[str, Any]) -> None:
-        if not self.__dict__["prefix"]:
-            _refuse_mixture(source)
         own = self.__dict__
-        own["deprecated_settings"] = {key for key in source if key in TO_NEW}
+        names = own["_written"] | set(source)
+        if not own["prefix"]:
+            _refuse_mixture(names)
+        own["deprecated_settings"] = {key for key in names if key in TO_NEW}
         own["source"] = {self._today(key): value for key, value in source.items()}
 
     def add_defaults(self, layer: Mapping[str, Any]) -> None:
@@ -132,6 +153,11 @@ class Settings(MutableMapping[str, "Any"]):
         changed = self.__dict__["_changed"]
         if changed is not None:
             changed()
+
+    @property
+    def defaults(self) -> list[Mapping[str, Any]]:
+        """The mappings beneath the source, the table last."""
+        return [*self.__dict__["added"], DEFAULTS]
 
     # ── reading ──
 
@@ -203,11 +229,19 @@ class Settings(MutableMapping[str, "Any"]):
         """The first of these settings that has a value."""
         return next((value for value in map(self.get, keys) if value is not None), None)
 
+    def chosen(self, name: str) -> Any:
+        """What somebody has set, under the setting's name of today; None where nobody has."""
+        value = self._chosen(name)
+        return None if value is _MISSING else value
+
     # ── writing ──
 
     def __setitem__(self, key: str, value: Any) -> None:
+        own = self.__dict__
         name = self._today(key)
-        self.__dict__["changes"][name] = value
+        own["changes"][name] = value
+        if own["_load"] is not None:
+            own["_written"].add(key)
         self._touch()
         watch = self.__dict__.get("_watches", {}).get(name)
         if watch is not None:
@@ -225,8 +259,12 @@ class Settings(MutableMapping[str, "Any"]):
         self[key] = value
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """Set it unless somebody has; gives what is set then."""
-        value = self._chosen(self._today(key))
+        """Set it unless somebody has; gives what is set then. The source, where it isn't read yet, is left alone."""
+        own = self.__dict__
+        name = self._today(key)
+        if own["_load"] is not None and name not in own["changes"]:
+            return own["_unless_set"].setdefault(name, default)
+        value = self._chosen(name)
         if value is not _MISSING:
             return value
         self[key] = default
@@ -234,8 +272,18 @@ class Settings(MutableMapping[str, "Any"]):
 
     def clear(self) -> None:
         """Forget what was set by hand."""
-        self.__dict__["changes"].clear()
+        own = self.__dict__
+        own["changes"].clear()
+        own["_written"].clear()
+        own["deprecated_settings"] = None
         self._touch()
+
+    def replace(self, values: Mapping[str, Any]) -> None:
+        """Let these be all that is set: the source is not read any more."""
+        own = self.__dict__
+        own.update(_load=None, source={}, added=[])
+        self.clear()
+        self.update(values)
 
     # ── showing ──
 
@@ -250,17 +298,9 @@ class Settings(MutableMapping[str, "Any"]):
             only.__dict__["changes"].update(layer)
         return only
 
-    def find_option(self, name: str, namespace: str = "") -> tuple[str, str, Option]:
+    def find_option(self, name: str, namespace: str = "") -> Any:
         """Namespace, key and option of a setting that is named with or without its namespace."""
-        for full in (f"{namespace}_{name}" if namespace else name, name):
-            if full in OPTIONS:
-                space, _, rest = full.partition("_")
-                return (space, rest, OPTIONS[full]) if rest else ("", full, OPTIONS[full])
-        for full, option in OPTIONS.items():
-            space, _, rest = full.partition("_")
-            if rest == name:
-                return space, rest, option
-        raise KeyError(name)
+        return find(name, namespace)
 
     def get_by_parts(self, *parts: str) -> Any:
         """The setting whose name these are the parts of."""
@@ -269,13 +309,13 @@ class Settings(MutableMapping[str, "Any"]):
     def find_value_for_key(self, name: str, namespace: str = "celery") -> Any:
         """The value of the setting that find_option finds."""
         space, key, _ = self.find_option(name, namespace)
-        return self.get_by_parts(space, key)
+        return self.get_by_parts(space or "", key)
 
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """All settings as a dict, secrets starred out."""
         shown = self if with_defaults else self.without_defaults()
         pairs = {key: value for key, value in shown.items() if not key.startswith("_")}
-        return {key: _censor(key, value) for key, value in pairs.items()} if censored else pairs
+        return filter_hidden_settings(pairs) if censored else pairs
 
     def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:
         """All settings as text, one a line."""
@@ -289,7 +329,7 @@ class Settings(MutableMapping[str, "Any"]):
         """An independent copy, read already."""
         self.finalize()
         own = self.__dict__
-        twin = Settings(own["changes"], prefix=own["prefix"])
+        twin = Settings(own["changes"], prefix=own["prefix"], deprecated_settings=own["deprecated_settings"])
         twin.__dict__.update(source=dict(own["source"]), added=list(own["added"]))
         return twin
 
@@ -312,7 +352,7 @@ class _Explicit(Settings):
         return iter(self.__dict__["changes"])
 
 
-def _refuse_mixture(source: Mapping[str, Any]) -> None:
+def _refuse_mixture(source: set[str]) -> None:
     """Today's names or the older ones, but not both: one of the two is a mistake that nobody would see."""
     new = {key for key in source if key in DEFAULTS}
     old = {key for key in source if key in TO_NEW}
@@ -327,22 +367,6 @@ def _refuse_mixture(source: Mapping[str, Any]) -> None:
             f"the configuration mixes old and new setting names; most of it uses the {style} ones, so rename:\n\n"
             f"{renames}\n"
         )
-
-
-def _censor(key: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {inner: _censor(str(inner), what) for inner, what in value.items()}
-    if value is not None and any(word in key.upper() for word in _HIDDEN):
-        return "*" * 8
-    return censored_url(value) if isinstance(value, str) and "://" in value else value
-
-
-def censored_url(url: str) -> str:
-    """The URL with its password starred out."""
-    scheme, _, rest = url.partition("://")
-    login, at, place = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    return f"{scheme}://{user}:**@{place}" if at and colon else url
 
 
 def broker_url(conf: Settings) -> str:
@@ -400,15 +424,74 @@ def _new_key_to_old(key: str) -> str:
 
 
 def bugreport(app: Celery) -> str:
-    """What to put into a bug report about this app."""
-    return str(app.bugreport())
+    """What to put into a bug report about this app: versions, platform, transport and settings without secrets."""
+    import platform
+    from importlib import metadata
+
+    import kombu
+
+    from zerocelery import __version__
+    from zerocelery._alias import CELERY_LEVEL
+
+    conf = app.conf
+    try:
+        connection = app.connection()
+        transport = connection.transport.driver_name
+        driver = f"{transport}:{connection.transport.driver_version()}"
+    except Exception:
+        # a broker that can't be had is no reason to have no report
+        transport, driver = broker_url(conf).partition("://")[0], ""
+    ours = f"celery:{CELERY_LEVEL} (zerocelery {__version__})"
+    versions = f"{ours} kombu:{kombu.__version__} py:{platform.python_version()}"
+    libraries = f"pyzmq:{metadata.version('pyzmq')} {driver}".rstrip()
+    return (
+        f"\nsoftware -> {versions}\n            {libraries}\n"
+        f"platform -> system:{platform.system()} arch:{', '.join(part for part in platform.architecture() if part)}\n"
+        f"            kernel version:{platform.release()} imp:{platform.python_implementation()}\n"
+        f"loader   -> {qualname(type(app.loader))}\n"
+        f"settings -> transport:{transport} results:{sanitize_url(conf['result_backend'] or 'disabled')}\n\n"
+        f"{conf.humanize()}\n"
+    )
 
 
-def filter_hidden_settings(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings whose secrets are starred out."""
-    return {key: _censor(key, value) for key, value in conf.items()}
+class AppPickler:
+    """Takes apart and makes apps whose class has ``__reduce_args__``."""
+
+    def __call__(self, cls: Any, *args: Any) -> Any:
+        keywords = self.build_kwargs(*args)
+        app = self.construct(cls, **keywords)
+        self.prepare(app, **keywords)
+        return app
+
+    def prepare(self, app: Celery, **kwargs: Any) -> None:
+        """Called with the app that was made."""
+        app.conf.update(kwargs["changes"])
+
+    def build_kwargs(self, *args: Any) -> dict[str, Any]:
+        """The constructor's keywords for what ``__reduce_args__`` gave."""
+        return self.build_standard_kwargs(*args)
+
+    def build_standard_kwargs(
+        self, main: Any, changes: Any, loader: Any, backend: Any, amqp: Any, events: Any, log: Any, control: Any,
+        accept_magic_kwargs: Any, config_source: Any = None, config_source_silent: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The same, of the arguments that Celery's own apps have."""
+        return {
+            "main": main, "loader": loader, "backend": backend, "amqp": amqp, "changes": changes, "events": events,
+            "log": log, "control": control, "set_as_current": False, "config_source": config_source,
+            "config_source_silent": config_source_silent,
+        }  # fmt: skip
+
+    def construct(self, cls: Any, **kwargs: Any) -> Any:
+        """The app."""
+        return cls(**kwargs)
 
 
-def sanitize_url(url: str) -> str:
-    """A URL whose password is starred out."""
-    return censored_url(url)
+def _unpickle_app(cls: Any, pickler: Any, *args: Any) -> Any:
+    """An app of what ``__reduce_args__`` gave."""
+    return pickler()(cls, *args)
+
+
+def _unpickle_app_v2(cls: Any, kwargs: dict[str, Any]) -> Any:
+    """An app of what ``__reduce_keys__`` gave."""
+    return cls(**{**kwargs, "set_as_current": False})

@@ -160,7 +160,7 @@ class Backend:
         if accept is None:
             accept = conf["result_accept_content"]
         self.accept = prepare_accept_content(conf["accept_content"] if accept is None else accept)
-        self.compression = self._usable_compression(conf["result_compression"])
+        self.compression = self.prepare_compression(conf["result_compression"])
         if conf["result_failure_expires"] is not None and not self.supports_failure_expires:
             warnings.warn(f"{type(self).__name__} does not support result_failure_expires: it is ignored", stacklevel=2)
         self.always_retry = bool(conf["result_backend_always_retry"])
@@ -170,8 +170,9 @@ class Backend:
         self.thread_safe = bool(conf.get("result_backend_thread_safe", False))
         self._pending_results: Any = None
 
-    def _usable_compression(self, name: str | None) -> str | None:
-        method = document.compression_method(name)
+    def prepare_compression(self, compression: str | None) -> str | None:
+        """The content type of a way to compress results, by its name; None where this backend can't store such."""
+        method = document.compression_method(compression)
         if method is not None and not self.supports_result_compression:
             warnings.warn(
                 f"result_compression is ignored: {type(self).__name__} cannot store compressed payloads", stacklevel=3
@@ -282,10 +283,11 @@ class Backend:
     def _retried(
         self,
         call: Callable[[], Any],
-        give_up: Callable[[], Exception],
+        give_up: Callable[[], Exception] | None = None,
         *,
         before_again: Callable[[], bool] | None = None,
     ) -> Any:
+        """Call it, again where the settings say so; in the end raise what ``give_up`` makes, or the error itself."""
         tried = 0
         while True:
             try:
@@ -296,6 +298,8 @@ class Backend:
                 if not (self.always_retry and self.exception_safe_to_retry(error)):
                     raise
                 if tried >= self.max_retries:
+                    if give_up is None:
+                        raise
                     raise give_up() from error
                 tried += 1
                 self._prepare_retry(error)
@@ -416,7 +420,7 @@ class Backend:
         format_date: bool = True,
         encode: bool = False,
     ) -> dict[str, Any]:
-        return document.result_document(
+        meta = document.result_document(
             result,
             state,
             traceback,
@@ -425,6 +429,10 @@ class Backend:
             as_text=format_date,
             encode=self.encode if encode else None,
         )
+        if request is None:
+            # what ends without having run, as a chord's body does, ends by the task that runs here
+            meta["children"] = self.current_task_children()
+        return meta
 
     def prepare_expires(self, value: Any, type: Callable[[float], Any] | None = None) -> Any:
         """Seconds that results are kept."""
@@ -506,13 +514,13 @@ class Backend:
     def forget(self, task_id: str) -> None:
         """Remove a task's meta."""
         self._cache.pop(task_id, None)
-        self._forget(task_id)
+        self._retried(lambda: self._forget(task_id))
 
     # ── groups ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def save_group(self, group_id: str, result: Any) -> Any:
         """Keep a group's result."""
-        return self._save_group(group_id, result)
+        return self._retried(lambda: self._save_group(group_id, result))
 
     def restore_group(self, group_id: str, cache: bool = True) -> Any:
         """A group's result, or None."""
@@ -525,7 +533,7 @@ class Backend:
         if cache:
             with suppress(KeyError):
                 return self._cache[group_id]
-        meta = self._restore_group(group_id)
+        meta = self._retried(lambda: self._restore_group(group_id))
         if cache and meta is not None:
             self._cache[group_id] = meta
         return meta
@@ -537,7 +545,7 @@ class Backend:
     def delete_group(self, group_id: str) -> Any:
         """Remove a group's result."""
         self._cache.pop(group_id, None)
-        return self._delete_group(group_id)
+        return self._retried(lambda: self._delete_group(group_id))
 
     # ── chords ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -563,7 +571,7 @@ class Backend:
         """Have a task look again and again whether the header is done."""
         failing.send_chord_unlock(self.app, header_result, body, countdown=countdown, **kwargs)
 
-    def current_task_children(self, request: Any = None) -> list[Any]:
+    def current_task_children(self, request: Any = None) -> list[Any] | None:
         """The results of the tasks that the current one called, as they are stored."""
         if request is None:
             request = getattr(get_current_task(), "request", None)
@@ -616,7 +624,7 @@ class Backend:
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         keywords = {"url": self.url, "serializer": self.serializer, "expires": self.expires, **(kwargs or {})}
-        return _rebuild, (type(self), (self.app, *args), keywords)
+        return _rebuild, (type(self), args, {"app": self.app, **keywords})
 
 
 def _rebuild(kind: type[Backend], args: tuple[Any, ...], keywords: dict[str, Any]) -> Backend:
@@ -1004,7 +1012,7 @@ class DisabledBackend(BaseBackend):
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         self.ensure_chords_allowed()
 
-    def as_uri(self, include_password: bool = True) -> str:
+    def as_uri(self, *args: Any, **kwargs: Any) -> str:
         return "disabled://"
 
     def _is_disabled(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -111,10 +111,11 @@ def result_document(
     return document
 
 
-def children_of(request: Any) -> list[Any]:
-    """The results of the tasks that this one called, as they are stored."""
-    children = getattr(request, "children", None)
-    return [child.as_tuple() for child in children] if children else []
+def children_of(request: Any) -> list[Any] | None:
+    """The results of the tasks that this one called, as they are stored; None where there is no request to ask."""
+    if request is None:
+        return None
+    return [child.as_tuple() for child in getattr(request, "children", None) or ()]
 
 
 def _extend(document: dict[str, Any], request: Any, encode: Callable[[Any], Any] | None) -> None:

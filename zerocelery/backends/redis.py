@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from ssl import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
 from typing import Any
 from urllib.parse import unquote
@@ -21,8 +22,16 @@ from kombu.utils import encoding, functional
 from kombu.utils.url import _parse_url, maybe_sanitize_url
 
 from zerocelery import states
+from zerocelery._alias import CELERY_LEVEL
 from zerocelery._ids import uuid
 from zerocelery.backends.base import BaseKeyValueStoreBackend, SyncBackendMixin, _create_chord_error_with_cause
+from zerocelery.backends.redis_chords import (
+    CHORD_CLAIM_EXTEND_LUA,
+    CHORD_CLEANUP_LUA,
+    CHORD_PART_RETURN_LUA,
+    publish_seconds,
+)
+from zerocelery.backends.redis_options import connection_errors, credential_provider, with_driver
 from zerocelery.canvas import maybe_signature
 from zerocelery.exceptions import BackendStoreError, ChordError, ImproperlyConfigured, TimeoutError
 from zerocelery.result import GroupResult, allow_join_result
@@ -40,9 +49,17 @@ try:
 except ImportError:
     redis = None  # type: ignore[assignment]
 
-__all__ = ("RedisBackend", "SentinelBackend")
+__all__ = (
+    "CHORD_CLAIM_EXTEND_LUA",
+    "CHORD_CLEANUP_LUA",
+    "CHORD_PART_RETURN_LUA",
+    "RedisBackend",
+    "SentinelBackend",
+)
 
 logger = get_logger("celery.backends.redis")
+
+SentinelManagedSSLConnection: Any = getattr(getattr(redis, "sentinel", None), "SentinelManagedSSLConnection", None)
 
 # kombu has no types
 bytes_to_str: Any = encoding.bytes_to_str
@@ -53,9 +70,6 @@ E_REDIS_MISSING = (
 )
 E_REDIS_SENTINEL_MISSING = "You need a redis library with sentinel: pip install --upgrade redis"
 E_LOST = "Connection to Redis lost: Retry (%s/%s) %s."
-
-#: What Redis takes for one value.
-_MOST_BYTES = 536_870_912
 
 _CERTIFICATES = {
     "required": CERT_REQUIRED,
@@ -68,48 +82,8 @@ _CERTIFICATES = {
 _SSL_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _DEFAULT_HOST = "localhost"
 
-#: Counts a member, once: gives how many there are, how many were added, the size, and who calls has got the claim.
-#: Keys: members, added, size, known, group, claim. Arguments: task id, entry, "1" for a sorted header, index, seconds
-#: to keep members and group, seconds of the claim, the caller's token.
-CHORD_PART_RETURN_LUA = """
-local members, added, size, known, header, claim = unpack(KEYS)
-local sorted = ARGV[3] == '1'
-if redis.call('GET', claim) == 'done' then return {-1, 0, 0, 0} end
-if redis.call('SADD', known, ARGV[1] .. ':' .. ARGV[4]) == 1 then
-  if sorted then redis.call('ZADD', members, ARGV[4], ARGV[2])
-  else redis.call('RPUSH', members, ARGV[2]) end
-end
-local count = redis.call(sorted and 'ZCARD' or 'LLEN', members)
-local keep, keep_header = tonumber(ARGV[5]), tonumber(ARGV[6])
-if keep > 0 then
-  redis.call('EXPIRE', members, keep)
-  redis.call('EXPIRE', added, keep)
-  redis.call('EXPIRE', size, keep)
-  redis.call('EXPIRE', known, keep)
-  if keep_header > 0 then redis.call('EXPIRE', header, keep_header) end
-end
-local more, whole, mine = redis.call('GET', added), redis.call('GET', size), 0
-if whole and count == whole + (more or 0) and redis.call('SET', claim, ARGV[8], 'EX', ARGV[7], 'NX') then mine = 1 end
-return {count, more, whole, mine}
-"""
-
-#: Removes a chord that its claim's holder is done with, and leaves the mark. Keys: claim and what is removed.
-CHORD_CLEANUP_LUA = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', unpack(KEYS, 2))
-local keep = tonumber(ARGV[2] or '0') or 0
-if keep > 0 then redis.call('SETEX', KEYS[1], keep, 'done') end
-return 1
-"""
-
-#: Holds a claim for longer; one that has run out is taken again if the chord is still there. Keys: claim, size.
-CHORD_CLAIM_EXTEND_LUA = """
-local holder = redis.call('GET', KEYS[1])
-if holder == ARGV[1] then return redis.call('EXPIRE', KEYS[1], ARGV[2]) end
-if holder or redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
-redis.call('SETEX', KEYS[1], ARGV[2], ARGV[1])
-return 1
-"""
+#: Seconds that the mark of a chord that is done is kept at least.
+_MARK = 300
 
 
 class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
@@ -125,6 +99,9 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
     supports_native_join = True
     supports_result_compression = True
     supports_failure_expires = True
+
+    #: Bytes that Redis takes for one value.
+    _MAX_STR_VALUE_SIZE = 536_870_912
 
     #: The most connections of a pool; None: as many as are needed.
     max_connections: int | None = None
@@ -152,6 +129,7 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         if url:
             self.connparams = self._params_from_url(url, self.connparams)
         self._add_ssl(conf["redis_backend_use_ssl"])
+        self._add_credentials()
         if self.connparams.get("decode_responses"):
             self.compression = None
         self.url = url
@@ -159,7 +137,6 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         self.chord_expires = self._chord_expires(conf["result_chord_expires"])
         self.connection_errors, self.channel_errors = self._errors()
         self._client: Any = None
-        self._scripts: dict[str, Any] = {}
 
     # ── connecting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -176,13 +153,14 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
             "socket_connect_timeout": conf["redis_socket_connect_timeout"]
             and float(conf["redis_socket_connect_timeout"]),
         }
+        found["client_name"] = conf.get("redis_client_name")
+        found.update(with_driver(redis, CELERY_LEVEL))
         if conf["redis_username"]:
             found["username"] = conf["redis_username"]
-        for setting, name in (("redis_backend_health_check_interval", "health_check_interval"),
-                              ("redis_client_name", "client_name")):  # fmt: skip
-            value = conf.get(setting)
-            if value:
-                found[name] = value
+        if conf.get("redis_backend_health_check_interval"):
+            found["health_check_interval"] = conf["redis_backend_health_check_interval"]
+        if conf.get("redis_backend_credential_provider"):
+            found["credential_provider"] = conf["redis_backend_credential_provider"]
         if conf["redis_socket_keepalive"]:
             found["socket_keepalive"] = conf["redis_socket_keepalive"]
         return found
@@ -215,6 +193,10 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
                 found[name] = float(found[name])
         if scheme == "rediss":
             self._ssl_from_url(found)
+        elif scheme == "redis" and any(name.startswith("ssl_") for name in query):
+            raise ValueError(
+                f"TLS options are for rediss:// URLs, this one begins with redis://: {maybe_sanitize_url(url)}"
+            )
         return found
 
     def _ssl_from_url(self, found: dict[str, Any]) -> None:
@@ -242,19 +224,27 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
             options["ssl_cert_reqs"] = _CERTIFICATES.get(level, level)
         self.connparams.update(options, connection_class=self.connection_class_ssl)
 
+    def _add_credentials(self) -> None:
+        given = self.connparams.get("credential_provider")
+        if given is not None:
+            self.connparams["credential_provider"] = credential_provider(redis, given)
+            for name in ("username", "password"):
+                self.connparams.pop(name, None)
+
     def _errors(self) -> tuple[tuple[type[BaseException], ...], tuple[type[BaseException], ...]]:
         library = redis.exceptions
+        more = self._transport_options.get("additional_connection_errors", ())
         return (
-            (library.ConnectionError, library.TimeoutError, library.BusyLoadingError, OSError),
+            (library.ConnectionError, library.TimeoutError, library.BusyLoadingError, OSError,
+             *connection_errors(more)),
             (library.InvalidResponse, library.ResponseError),
-        )
+        )  # fmt: skip
 
     def close(self) -> None:
         """Let go of the connections; they are made anew when they are needed."""
         if self._client is not None:
             self._client.connection_pool.disconnect()
             self._client = self._pool = None
-            self._scripts.clear()
 
     @property
     def ConnectionPool(self) -> Any:
@@ -318,9 +308,12 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         return self._set_with_state(key, value, states.SUCCESS, **retry_policy)
 
     def _set_with_state(self, key: Any, value: Any, state: str, **retry_policy: Any) -> Any:
-        if isinstance(value, (str, bytes)) and len(value) > _MOST_BYTES:
-            raise BackendStoreError("value too large for Redis backend")
+        self._check_size(value)
         return self.ensure(self._set, (key, value, self._seconds(state)), **retry_policy)
+
+    def _check_size(self, value: Any) -> None:
+        if isinstance(value, (str, bytes)) and len(value) > self._MAX_STR_VALUE_SIZE:
+            raise BackendStoreError("value too large for Redis backend")
 
     def _seconds(self, state: str) -> Any:
         return self.failure_expires if state in states.EXCEPTION_STATES else self.expires
@@ -338,7 +331,7 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         return self.client.delete(key)
 
     def incr(self, key: Any) -> int:
-        return int(self.client.incr(key))
+        return self.client.incr(key)  # type: ignore[no-any-return]
 
     def expire(self, key: Any, value: Any) -> Any:
         return self.client.expire(key, value)
@@ -449,24 +442,43 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
     @property
     def _chord_ordered(self) -> bool:
         """Whether a chord's body gets results in the header's order."""
-        return bool((self.app.conf["result_backend_transport_options"] or {}).get("result_chord_ordered", True))
+        return bool(self._transport_options.get("result_chord_ordered", True))
 
     @property
     def _transport_options(self) -> Any:
         return self.app.conf["result_backend_transport_options"] or {}
 
+    # registered once; each call names the client, which may be another one by then
+
+    @cached_property
+    def _chord_part_return_script(self) -> Any:
+        return self.client.register_script(CHORD_PART_RETURN_LUA)
+
+    @cached_property
+    def _chord_claim_extend_script(self) -> Any:
+        return self.client.register_script(CHORD_CLAIM_EXTEND_LUA)
+
+    @cached_property
+    def _chord_cleanup_script(self) -> Any:
+        return self.client.register_script(CHORD_CLEANUP_LUA)
+
+    def _call(self, script: Any, keys: list[Any], args: list[Any]) -> Any:
+        return self.ensure(lambda: script(keys=keys, args=args, client=self.client), ())
+
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
-        group_id, results = header_result_args[0], header_result_args[1]
+        header = self.app.GroupResult(*header_result_args)
         # a header with groups in it has more parts than tasks that count: its results are looked for when it is done
-        if any(isinstance(one, GroupResult) for one in results):
-            header = self.app.GroupResult(group_id, results)
-            header.save(backend=self)
-            if self.chord_expires and self.expires and self.chord_expires > self.expires:
-                self.expire(self.get_key_for_group(group_id), self.chord_expires)
+        if any(isinstance(one, GroupResult) for one in header.results):
+            self._set_chord_key(self.get_key_for_group(header.id), self.encode({"result": header.as_tuple()}))
+
+    def _set_chord_key(self, key: Any, value: Any) -> None:
+        self._check_size(value)
+        self.ensure(lambda: self.client.set(key, value, ex=self.chord_expires or None), ())
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        key = self.get_key_for_group(group_id, ".s")
-        self.ensure(lambda: self.client.set(key, chord_size, ex=self.chord_expires or None), ())
+        # a group that is sent again is a new chord: its claim, or the mark of its end, is an old one's
+        self.ensure(lambda: self.client.delete(self.get_key_for_group(group_id, ".c")), ())
+        self._set_chord_key(self.get_key_for_group(group_id, ".s"), chord_size)
 
     def add_to_chord(self, chord_id: str, result: Any) -> Any:
         self.client.incr(self.get_key_for_group(chord_id, ".t"), 1)
@@ -482,81 +494,119 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         if state in EXCEPTION_STATES:
             value = self.exception_to_python(value)
         if state in PROPAGATE_STATES:
-            chord_error = _create_chord_error_with_cause(f"Dependency {task_id} raised {value!r}", value)
-            raise chord_error
+            raise _create_chord_error_with_cause(f"Dependency {task_id} raised {value!r}", value)
         return value
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any) -> None:
-        task_id, group_id, index = request.id, request.group, request.group_index
-        if not group_id or not task_id:
+        """Count a member that has ended; whoever completes the count sends the body.
+
+        Where the header has failed, its parts stay for those who want to look, and the claim with them: so a member
+        that runs again finds its chord taken.
+        """
+        if not request.group or not request.id:
             return
-        if index is None:
-            index = "+inf"
-        ordered = self._chord_ordered
-        entry = self.encode([1, task_id, state, self.encode_result(result, state)])
-        token = uuid()
-        keys = self._chord_keys(group_id)
-        keep = int(self.chord_expires or 0)
-        join_timeout = float(self.app.conf["result_chord_join_timeout"] or 0)
-        claim = max(1, int(2 * join_timeout))
-        *_, claimed = self._script(
-            CHORD_PART_RETURN_LUA,
-            [*keys[:4], self.get_key_for_group(group_id), keys[4]],
-            [task_id, entry, int(ordered), index, keep, max(keep, int(self.expires or 0)), claim, token],
-        )
-        if not claimed:
+        one = _Chord(self, request.group, uuid())
+        if not one.count(request, state, result):
             return
-        members = keys[0]
         callback = maybe_signature(request.chord, app=self.app)
         try:
-            self._send_body(group_id, callback, self._header(members, ordered), keys, token)
-        except ChordError as error:
-            logger.exception("Chord %r raised: %r", group_id, error)
-            self.chord_error_from_stack(callback, error)
+            values = one.values()
+            if not one.extend(self._chord_publish_claim_expires(one.claim_seconds, callback)):
+                logger.warning("Chord %r is sent by another worker: the claim has run out", request.group)
+                return
         except Exception as error:
-            logger.exception("Chord %r raised: %r", group_id, error)
-            reason = f"Join error: {error!r}"
-            self.chord_error_from_stack(callback, _create_chord_error_with_cause(reason, error))
-        finally:
-            self._script(
-                CHORD_CLEANUP_LUA, [keys[4], *keys[:4]], [token, max(int(self.chord_expires or self.expires or 0), 1)]
-            )
-
-    def _chord_keys(self, group_id: str) -> list[Any]:
-        return [self.get_key_for_group(group_id, suffix) for suffix in (".j", ".t", ".s", ".d", ".c")]
-
-    def _script(self, source: str, keys: list[Any], args: list[Any]) -> Any:
-        script = self._scripts.get(source)
-        if script is None:
-            script = self._scripts[source] = self.client.register_script(source)
-        return self.ensure(lambda: script(keys=keys, args=args, client=self.client), ())
-
-    def _header(self, members: Any, ordered: bool) -> Any:
-        if ordered:
-            return self.client.zrange(members, 0, -1)
-        return self.client.lrange(members, 0, -1)
-
-    def _send_body(self, group_id: str, callback: Any, entries: Any, keys: list[Any], token: str) -> None:
-        header = GroupResult.restore(group_id, backend=self, app=self.app)
-        if header is not None:
-            join = header.join_native if header.supports_native_join else header.join
-            with allow_join_result():
-                values = join(timeout=self.app.conf["result_chord_join_timeout"], propagate=True)
-        else:
-            values = [self._unpack_chord_result(entry, self.decode) for entry in entries]
-        budget = int(self.app.conf["broker_connection_timeout"] or 4) * 10
-        if not self._script(CHORD_CLAIM_EXTEND_LUA, [keys[4], keys[2]], [token, budget]):
-            logger.warning("Chord %r is sent by another worker: the claim has run out", group_id)
+            logger.exception("Chord %r raised: %r", request.group, error)
+            if not isinstance(error, ChordError):
+                error = _create_chord_error_with_cause(f"Join error: {error!r}", error)
+            self.chord_error_from_stack(callback, error)
+            one.extend(one.mark_seconds)
             return
         try:
             self.app.amqp._retry_publish(lambda: callback.delay(values))
         except Exception as error:
-            logger.exception("Chord callback for %r raised: %r", group_id, error)
+            logger.exception("Chord callback for %r raised: %r", request.group, error)
             reason = f"Callback error: {error!r}"
             self.chord_error_from_stack(callback, _create_chord_error_with_cause(reason, error))
+        one.end()
+
+    def _chord_publish_claim_expires(self, claim: int, callback: Any) -> int:
+        return publish_seconds(claim, self.app.conf, callback.options)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         return super().__reduce__(args, {"expires": self.expires, "url": self.url, **(kwargs or {})})
+
+
+class _Chord:
+    """One chord, as the worker sees it that has ended a member of it.
+
+    Arguments:
+        token: what marks the claim as this call's.
+    """
+
+    def __init__(self, backend: RedisBackend, group_id: str, token: str) -> None:
+        self.backend = backend
+        self.group_id = group_id
+        self.token = token
+        self.ordered = backend._chord_ordered
+        self.join_timeout = float(backend.app.conf["result_chord_join_timeout"] or 0)
+        #: for as long as reading the results may take, and as much again
+        self.claim_seconds = max(1, int(2 * self.join_timeout))
+        self.kept = int(backend.chord_expires or 0)
+        self.mark_seconds = max(self.kept or int(backend.expires or 0), _MARK)
+        self.ended = 0
+
+    def _key(self, ending: str = "") -> Any:
+        return self.backend.get_key_for_group(self.group_id, ending)
+
+    def count(self, request: Any, state: str, result: Any) -> bool:
+        """Count the member of this request; whether that made the header whole, and the body is this worker's."""
+        backend = self.backend
+        index = request.group_index
+        part = backend.encode([1, request.id, state, backend.encode_result(result, state)])
+        saved = max(self.kept, int(backend.expires)) if backend.expires else 0
+        self.ended, _, _, mine = backend._call(
+            backend._chord_part_return_script,
+            [*map(self._key, (".j", ".t", ".s", ".d", "", ".c"))],
+            [
+                request.id, part, int(self.ordered), "+inf" if index is None else index,
+                self.kept, saved, self.claim_seconds, self.token,
+            ],
+        )  # fmt: skip
+        return bool(mine)
+
+    def values(self) -> list[Any]:
+        """What the header's members returned.
+
+        Raises:
+            ChordError: one has failed.
+        """
+        backend = self.backend
+        header = GroupResult.restore(self.group_id, backend=backend, app=backend.app)
+        if header is not None:
+            join = header.join_native if header.supports_native_join else header.join
+            with allow_join_result():
+                return join(timeout=backend.app.conf["result_chord_join_timeout"], propagate=True)  # type: ignore[no-any-return]
+        return [backend._unpack_chord_result(part, backend.decode) for part in backend.ensure(self._parts, ())]
+
+    def _parts(self) -> Any:
+        with self.backend.client.pipeline() as pipe:
+            if self.ordered:
+                pipe.zrange(self._key(".j"), 0, -1)
+            else:
+                pipe.lrange(self._key(".j"), 0, self.ended)
+            return pipe.execute()[0]
+
+    def extend(self, seconds: int) -> bool:
+        """Hold the claim for so long from now; whether it is still this worker's."""
+        backend = self.backend
+        keys = [self._key(".c"), self._key(".s")]
+        return bool(backend._call(backend._chord_claim_extend_script, keys, [self.token, seconds]))
+
+    def end(self) -> None:
+        """Remove what was counted, and leave the mark."""
+        backend = self.backend
+        keys = [*map(self._key, (".c", ".j", ".t", ".s", ".d"))]
+        backend._call(backend._chord_cleanup_script, keys, [self.token, self.mark_seconds])
 
 
 class SentinelBackend(RedisBackend):
@@ -564,7 +614,7 @@ class SentinelBackend(RedisBackend):
 
     _SERVER_SEPARATOR = ";"
     sentinel: Any = getattr(redis, "sentinel", None)
-    connection_class_ssl: Any = getattr(sentinel, "SentinelManagedSSLConnection", None)
+    connection_class_ssl: Any = SentinelManagedSSLConnection
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if self.sentinel is None:
@@ -603,10 +653,9 @@ class SentinelBackend(RedisBackend):
 
     def _get_pool(self, **params: Any) -> Any:
         if self._pool is None:
-            master = self._transport_options.get("master_name")
-            self._pool = (
-                self._get_sentinel_instance(**params)
-                .master_for(service_name=master, redis_class=self._get_client())
-                .connection_pool
+            who = {name: params[name] for name in ("username", "password") if params.get(name)}
+            master = self._get_sentinel_instance(**params).master_for(
+                service_name=self._transport_options.get("master_name"), redis_class=self._get_client(), **who
             )
+            self._pool = master.connection_pool
         return self._pool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ("BacklogLimitExceeded", "RPCBackend")
+
+# kombu has no types
+maybe_declare: Any = common.maybe_declare
 
 E_NO_CHORD_SUPPORT = (
     'The "rpc" result backend does not support chords: a chord has to wait for results of tasks that others sent. '
@@ -51,6 +55,7 @@ class RPCBackend(Backend, SyncBackendMixin):
     }
 
     BacklogLimitExceeded = BacklogLimitExceeded
+    Exchange: Any = _NoExchange
     Consumer: Any = messaging.Consumer
     Producer: Any = messaging.Producer
     Queue: Any = entity.Queue
@@ -74,14 +79,16 @@ class RPCBackend(Backend, SyncBackendMixin):
         name = exchange or conf["result_exchange"]
         self.exchange = self._create_exchange(name, exchange_type or conf["result_exchange_type"], self.delivery_mode)
         self.auto_delete = auto_delete
+        #: metas that have come, and when, the oldest first
         self._heard: dict[str, dict[str, Any]] = {}
+        self._came: dict[str, float] = {}
         self._lock = threading.RLock()
-        self._own: tuple[str, Any, Any] | None = None
+        self._own: tuple[tuple[str, int], Any, Any] | None = None
+        self._inherited: Any = None
 
     def _create_exchange(self, name: str, type: str = "direct", delivery_mode: int = 2) -> Any:
         # the default exchange leads to every queue by its name
-        make: Any = _NoExchange
-        return make("")
+        return self.Exchange("")
 
     def _create_binding(self, task_id: str) -> Any:
         return self.binding
@@ -161,15 +168,19 @@ class RPCBackend(Backend, SyncBackendMixin):
 
     def on_task_call(self, producer: Any, task_id: str) -> Any:
         if not get_current_task():
-            declare: Any = common.maybe_declare
-            declare(self.binding(producer.channel), retry=True)
+            maybe_declare(self.binding(producer.channel), retry=True)
 
     def on_result_fulfilled(self, result: Any) -> None:
         """Nothing is kept for a result that has come."""
 
     def _channel(self) -> tuple[Any, Any]:
-        own = self._own
-        if own is None or own[0] != self.oid:
+        own, who = self._own, (self.oid, os.getpid())
+        if own is None or own[0] != who:
+            if own is not None and own[0][1] != who[1]:
+                # kept, for a connection that is collected is closed, and this one is the parent's
+                self._inherited, self._own = own, None
+                self._after_fork()
+            self.close()
             connection = self._connection or self.app.connection()
             consumer = self.Consumer(
                 connection.default_channel,
@@ -179,14 +190,39 @@ class RPCBackend(Backend, SyncBackendMixin):
                 accept=self.accept,
             )
             consumer.consume()
-            own = self._own = self.oid, connection, consumer
+            own = self._own = who, connection, consumer
         return own[1], own[2]
+
+    def close(self) -> None:
+        """Let go of the connection; it is made anew when it is needed."""
+        with self._lock:
+            own, self._own = self._own, None
+            if own is not None and own[0][1] == os.getpid() and own[1] is not self._connection:
+                own[1].close()
+
+    def _after_fork(self) -> None:
+        self._heard.clear()
+        self._came.clear()
+        self._cache.clear()
 
     def _take(self, message: Any) -> None:
         meta = self.meta_from_decoded(message.decode())
         known = self._heard.get(meta["task_id"])
         if known is None or known["status"] not in states.READY_STATES:
             self._heard[meta["task_id"]] = meta
+            self._came.pop(meta["task_id"], None)
+            self._came[meta["task_id"]] = time.monotonic()
+        self._drop_expired()
+
+    def _drop_expired(self) -> None:
+        """Results that nobody has asked for are kept as long as those of other backends."""
+        oldest = time.monotonic() - self.expires if self.expires else 0
+        while self._came:
+            task_id, came = next(iter(self._came.items()))
+            if came > oldest:
+                return
+            del self._came[task_id]
+            self._heard.pop(task_id, None)
 
     def _drain(self, timeout: float) -> None:
         connection, _ = self._channel()
@@ -208,6 +244,7 @@ class RPCBackend(Backend, SyncBackendMixin):
 
     def _forget(self, task_id: str) -> None:
         self._heard.pop(task_id, None)
+        self._came.pop(task_id, None)
 
     def get_many(
         self,

@@ -14,7 +14,7 @@ from zerocelery import _state, states
 from zerocelery.app import codec
 from zerocelery.app.message import ResultInfo, info_bytes, read_info
 from zerocelery.engine import wire
-from zerocelery.exceptions import BackendStoreError, TaskRevokedError, TimeoutError, WorkerLostError
+from zerocelery.exceptions import TaskRevokedError, TimeLimitExceeded, TimeoutError, WorkerLostError
 from zerocelery.result import Unreadable, result_from_tuple
 
 TYPE_CHECKING = False
@@ -90,6 +90,41 @@ class NodeBackend:
         if on_message is not None:
             on_message(meta)
         return result.maybe_throw(propagate=propagate, callback=callback)
+
+    async def arrival(self, result: AsyncResult[Any], timeout: float | None) -> None:
+        """Wait for the result without keeping the event loop from its work, and put it into the AsyncResult.
+
+        Raises:
+            TimeoutError: it didn't come in time.
+            kombu.exceptions.OperationalError: the node is not in reach.
+        """
+        import asyncio
+
+        from zerocelery.app.client import operational
+
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def settle(outcome: Any) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        def tell(outcome: Any) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, outcome)
+
+        client = self.client
+        client.watch(result.id, result._token, tell)
+        try:
+            outcome = await asyncio.wait_for(future, timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError("The operation timed out.") from None
+        finally:
+            if not future.done() or future.cancelled():
+                client.unwatch(result.id, tell)
+        if isinstance(outcome, Exception):
+            raise operational(outcome) from outcome
+        result._set_cache(self.meta_from(outcome))
 
     def _wait_in_steps(
         self, task_id: str, token: int | None, timeout: float | None, interval: float, on_interval: Callable[[], Any]
@@ -269,25 +304,73 @@ class NodeBackend:
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Tell a state of the task that runs here.
+        """Tell a task's state. For the task that runs here its worker does it; for any other it is stored as it is.
 
-        Raises:
-            BackendStoreError: the task is none that runs here; a node takes a task's states from its worker alone.
+        A SUCCESS that is stored stays, as in Celery.
         """
         frame = _state.worker_frame()
         run = frame.source if frame is not None else None
-        if run is None or run.id != task_id or run.worker is None:
-            raise BackendStoreError(
-                f"task {task_id} does not run here: a node takes a task's states from its worker alone",
-                state=state,
-                task_id=task_id,
-            )
         info = {"traceback": traceback} if traceback else {}
         encode = self.encode_exception if isinstance(result, BaseException) else self.encode
         content_type, value, packed = encode(result, info)
-        run.noted(state, result)
-        run.worker.update(state, value, content_type=content_type, info=packed)
+        if run is None or run.id != task_id or run.worker is None:
+            self._put(task_id, state, content_type, value, packed)
+        else:
+            run.noted(state, result)
+            run.worker.update(state, value, content_type=content_type, info=packed)
         return result
+
+    def _put(self, result_id: str, state: str, content_type: str, value: bytes, info: bytes) -> None:
+        outcome = wire.Result(
+            id=result_id,
+            state=state,
+            final=state in _FINAL,
+            content_type=content_type,
+            value=value,
+            info=info,
+            finished=time.time(),
+        )
+        self.client.put(outcome, self.app.sender.keep)
+
+    def mark_as_started(self, task_id: str, **meta: Any) -> Any:
+        """Say that a task runs."""
+        return self.store_result(task_id, meta, states.STARTED)
+
+    def mark_as_done(
+        self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
+    ) -> None:
+        """Say that a task has succeeded."""
+        if store_result:
+            self.store_result(task_id, result, state, request=request)
+
+    def mark_as_failure(
+        self,
+        task_id: str,
+        exc: BaseException,
+        traceback: str | None = None,
+        request: Any = None,
+        store_result: bool = True,
+        call_errbacks: bool = True,
+        state: str = states.FAILURE,
+    ) -> None:
+        """Say that a task has failed."""
+        if store_result:
+            self.store_result(task_id, exc, state, traceback=traceback, request=request)
+
+    def mark_as_revoked(
+        self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True,
+        state: str = states.REVOKED,
+    ) -> None:  # fmt: skip
+        """Say that a task was revoked."""
+        if store_result:
+            self.store_result(task_id, TaskRevokedError(reason), state, request=request)
+
+    def mark_as_retry(
+        self, task_id: str, exc: BaseException, traceback: str | None = None, request: Any = None,
+        store_result: bool = True, state: str = states.RETRY,
+    ) -> Any:  # fmt: skip
+        """Say that a task is to run again."""
+        return self.store_result(task_id, exc, state, traceback=traceback, request=request)
 
     # ── groups and chords ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -310,16 +393,7 @@ class NodeBackend:
     def save_group(self, group_id: str, result: Any) -> Any:
         """Store which results a group has."""
         content_type, value, info = self.encode(result.as_tuple(), {})
-        outcome = wire.Result(
-            id=_group_key(group_id),
-            state=states.SUCCESS,
-            final=True,
-            content_type=content_type,
-            value=value,
-            info=info,
-            finished=time.time(),
-        )
-        self.client.put(outcome, self.app.sender.keep)
+        self._put(_group_key(group_id), states.SUCCESS, content_type, value, info)
         return result
 
     def restore_group(self, group_id: str, cache: bool = True) -> Any:
@@ -330,6 +404,18 @@ class NodeBackend:
     def delete_group(self, group_id: str) -> None:
         """Forget which results a group has."""
         self.client.forget([_group_key(group_id)])
+
+    # ── what is asked of a task that runs elsewhere ──────────────────────────────────────────────────────────────────
+
+    def ask_of_task(self, task_id: str, state: str) -> None:
+        """Store what a task is asked to come to, for it to look at when it likes (:meth:`asked_of_task`)."""
+        outcome = wire.Result(id=_asked_key(task_id), state=state, final=True, finished=time.time())
+        self.client.put(outcome, self.app.sender.keep)
+
+    def asked_of_task(self, task_id: str) -> str | None:
+        """What a task was asked to come to; None where nothing was."""
+        outcome = self.client.peek(_asked_key(task_id), None)
+        return None if outcome is None else outcome.state
 
     def process_cleanup(self) -> None:
         """Called after each task."""
@@ -343,10 +429,17 @@ def loss_exception(outcome: wire.Result) -> Exception:
     loss = wire.decode_loss(outcome.value)
     if isinstance(loss, wire.Malformed):
         return WorkerLostError(f"the task was lost, and the reason can't be read: {loss.reason}")
+    if loss.kind == "time-limit":
+        seconds = float(loss.message)
+        return TimeLimitExceeded(int(seconds) if seconds.is_integer() else seconds)
     if outcome.state == states.REVOKED:
-        return TaskRevokedError(loss.kind if loss.kind == "expired" else loss.message)
+        return TaskRevokedError(loss.kind if loss.kind in ("expired", "terminated") else loss.message)
     text = "; ".join([loss.message, *loss.history]) if loss.kind == "dead" else loss.message
     return WorkerLostError(text)
+
+
+def _asked_key(task_id: str) -> str:
+    return f"asked:{task_id}"
 
 
 def _group_key(group_id: str) -> str:

@@ -3,17 +3,81 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
+import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pprint import pformat
+from textwrap import indent
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from zerocelery.bin.params import (
+    COMMA_SEPARATED_LIST,
+    ISO8601,
+    ISO8601_OR_FLOAT,
+    JSON_ARRAY,
+    JSON_OBJECT,
+    LOG_LEVEL,
+    CommaSeparatedList,
+    ISO8601DateTime,
+    ISO8601DateTimeOrFloat,
+    JsonArray,
+    JsonObject,
+    LogLevel,
+)
+
 if TYPE_CHECKING:
     from zerocelery.app.base import Celery
+
+__all__ = (
+    "COMMA_SEPARATED_LIST",
+    "EX_FAILURE",
+    "EX_OK",
+    "EX_UNAVAILABLE",
+    "EX_USAGE",
+    "ISO8601",
+    "ISO8601_OR_FLOAT",
+    "JSON_ARRAY",
+    "JSON_OBJECT",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+    "CLIContext",
+    "CeleryCommand",
+    "CeleryDaemonCommand",
+    "CeleryOption",
+    "CommaSeparatedList",
+    "CommandError",
+    "DaemonOption",
+    "Failed",
+    "ISO8601DateTime",
+    "ISO8601DateTimeOrFloat",
+    "JsonArray",
+    "JsonObject",
+    "LogLevel",
+    "Unavailable",
+    "add_options",
+    "comma_separated",
+    "connected",
+    "consume_preload_options",
+    "daemon_options",
+    "environment",
+    "handle_preload_options",
+    "handle_remote_command_error",
+    "log_format_option",
+    "log_options",
+    "loglevel_option",
+    "node_name",
+    "pid_file",
+    "setup_logging",
+)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 EX_OK = 0
 EX_FAILURE = 1
@@ -95,6 +159,11 @@ class CLIContext:
             self._app = self._load()
         return self._app
 
+    @property
+    def loaded_app(self) -> Celery | None:
+        """The app, where a command has asked for it already."""
+        return self._app
+
     def node_url(self, given: str | None = None) -> str:
         """The address for a command that needs a node and no app: its own option, ``-b``, the app's, or ``zmq://``."""
         url = given or self.broker or os.environ.get("CELERY_BROKER_URL")
@@ -114,17 +183,88 @@ class CLIContext:
         """Print on stderr in red."""
         self.secho(message, err=True, fg="red", **kwargs)
 
-    def style(self, message: object, **kwargs: Any) -> str:
+    def style(self, message: object = None, **kwargs: Any) -> str:
         """The message in a style, for a line that is printed later."""
         return str(message) if self.no_color else click.style(message, **kwargs)
 
+    @functools.cached_property
+    def OK(self) -> str:
+        """The word for what went well."""
+        return self.style("OK", fg="green", bold=True)
+
+    @functools.cached_property
+    def ERROR(self) -> str:
+        """The word for what did not."""
+        return self.style("ERROR", fg="red", bold=True)
+
+    def pretty(self, n: Any) -> tuple[str, str]:
+        """A worker's answer for a person: how it went, and its lines as Celery lays them out."""
+        if isinstance(n, list):
+            return self.OK, self.pretty_list(n)
+        if isinstance(n, dict):
+            if "ok" in n or "error" in n:
+                return self.pretty_dict_ok_error(n)
+            return self.OK, json.dumps(n, sort_keys=True, indent=4, default=repr)
+        return self.OK, n if isinstance(n, str) else pformat(n)
+
+    def pretty_list(self, n: Sequence[Any]) -> str:
+        """A line for each item."""
+        return "\n".join(f"{self.style('*', fg='white')} {item}" for item in n) or "- empty -"
+
+    def pretty_dict_ok_error(self, n: Mapping[str, Any]) -> tuple[str, str]:
+        """``{"ok": …}`` or ``{"error": …}``, as answers to control commands are."""
+        if "ok" in n:
+            return self.OK, indent(self.pretty(n["ok"])[1], "    ")
+        return self.ERROR, indent(self.pretty(n["error"])[1], "    ")
+
+    def say_chat(self, direction: str, title: str, body: str = "", show_body: bool = False) -> None:
+        """A line of a talk with workers, and what was said; with ``-q`` no arrows, and nothing of what is sent."""
+        if direction == "<-" and self.quiet:
+            return
+        arrow = "" if self.quiet else f"{self.style(direction, fg='blue', bold=True)} "
+        self.echo(f"{arrow} {title}")
+        if body and show_body:
+            self.echo(indent(body, "    "))
+
 
 class CeleryOption(click.Option):
-    """An option that stands under its ``help_group`` in the command's help."""
+    """An option that stands under its ``help_group`` in the command's help.
 
-    def __init__(self, *args: Any, help_group: str | None = None, **kwargs: Any) -> None:
+    Arguments:
+        help_group: the heading.
+        default_value_from_context: where no value is given, take this attribute of the :class:`CLIContext`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        help_group: str | None = None,
+        default_value_from_context: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.help_group = help_group
+        self.default_value_from_context = default_value_from_context
+
+    def get_default(self, ctx: click.Context, *args: Any, **kwargs: Any) -> Any:
+        if self.default_value_from_context:
+            self.default = getattr(ctx.obj, self.default_value_from_context)
+        return super().get_default(ctx, *args, **kwargs)
+
+
+class DaemonOption(CeleryOption):
+    """An option of what runs in the background; its default is the setting ``COMMAND_OPTION``, as in worker_uid."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("help_group", "Daemonization Options")
+        kwargs.setdefault("callback", self.daemon_setting)
+        super().__init__(*args, **kwargs)
+
+    def daemon_setting(self, ctx: click.Context, opt: click.Parameter, value: Any) -> Any:
+        """What was given, or else what the app's settings say."""
+        if value is not None or ctx.resilient_parsing or not isinstance(ctx.obj, CLIContext):
+            return value
+        return getattr(ctx.obj.app.conf, f"{ctx.command.name}_{opt.name}", None)
 
 
 class CeleryCommand(click.Command):
@@ -152,6 +292,104 @@ class CeleryCommand(click.Command):
             raise
 
 
+class CeleryDaemonCommand(CeleryCommand):
+    """A command that can run in the background, with the options that Celery gives all of those."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(daemon_options())
+
+
+def daemon_options() -> list[DaemonOption]:
+    """Where a process in the background logs, keeps its pid, and as whom it runs."""
+    texts = {
+        "-f,--logfile": "Log to this file, not to stderr.",
+        "--pidfile": "Keep the pid in this file while running.",
+        "--uid": "Run as this user.",
+        "--gid": "Run as this group.",
+        "--umask": "The umask of what is written, in octal.",
+        "--executable": "Another Python than this one.",
+    }
+    return [DaemonOption(names.split(","), help=text) for names, text in texts.items()]
+
+
+# ── options that an app adds (app.user_options["preload"]) ───────────────────────────────────────────────────────────
+
+
+def handle_preload_options(f: _F) -> _F:
+    """Give what an app's own options say to the signal ``user_preload_options``, and to ``f`` where it takes them."""
+    if getattr(f, "_handles_preload_options", False):
+        return f
+
+    @functools.wraps(f)
+    def caller(*args: Any, **kwargs: Any) -> Any:
+        ctx = args[0] if args and hasattr(args[0], "obj") else click.get_current_context()
+        # An app that was not loaded to find the command has no options in it.
+        app = ctx.obj.loaded_app if isinstance(ctx.obj, CLIContext) else getattr(ctx.obj, "app", None)
+        given, rest = _split_preload(app, f, kwargs)
+        if given:
+            from zerocelery.signals import user_preload_options
+
+            user_preload_options.send(sender=f, app=app, options=given)
+        return f(*args, **rest)
+
+    caller._handles_preload_options = True  # type: ignore[attr-defined]
+    return caller  # type: ignore[return-value]
+
+
+#: Its name for commands of packages, which need not know of such options.
+consume_preload_options = handle_preload_options
+
+
+def _split_preload(app: Any, f: Callable[..., Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The app's own options among those given; and all that are left for the command."""
+    options = app.user_options["preload"] if app is not None else ()
+    names = {option.name for option in options if option.name in given}
+    kept = {name: value for name, value in given.items() if name not in names or accepts(f, name)}
+    return {name: given[name] for name in names}, kept
+
+
+def accepts(f: Callable[..., Any], name: str) -> bool:
+    """Whether a function can be called with an argument of this name."""
+    parameters = inspect.signature(f).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD or (p.name == name and p.kind is not p.POSITIONAL_ONLY) for p in parameters)
+
+
+@contextlib.contextmanager
+def connected(cli: CLIContext) -> Iterator[None]:
+    """A broker or node that can't be reached is one sentence and an exit code, not a traceback; let go of it after."""
+    from kombu.exceptions import OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        raise Unavailable(str(error)) from error
+    finally:
+        if cli.loaded_app is not None:
+            cli.loaded_app.close()
+
+
+# ── errors, levels, logs ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def handle_remote_command_error(command: str, exc: Exception) -> NoReturn:
+    """End a command that talks to workers with one sentence on why it could not, and Celery's exit code for it.
+
+    Raises:
+        click.ClickException: always.
+    """
+    from kombu.exceptions import OperationalError
+
+    if isinstance(exc, click.ClickException):
+        raise exc
+    if isinstance(exc, OperationalError):
+        raise Unavailable(
+            "Could not connect to the message broker. Is it running, and are its address and password right? "
+            f"Reason: {exc}"
+        ) from exc
+    raise Unavailable(f"Unable to run the `{command}` command. Reason: {exc}") from exc
+
+
 def comma_separated(value: str | Sequence[str]) -> list[str]:
     """``a,b,c`` as a list; an empty item in it is an error, for it is a slip of the hand."""
     items = [item.strip() for item in value.split(",")] if isinstance(value, str) else list(value)
@@ -160,20 +398,6 @@ def comma_separated(value: str | Sequence[str]) -> list[str]:
             f"{value!r} has an empty name in it: write names with one comma between them, as in a,b"
         )
     return items
-
-
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
-
-
-def log_level(value: str | int) -> int:
-    """A level by its name, in any case, or by its number."""
-    text = str(value).upper()
-    if text.isdecimal():
-        return int(text)
-    if text not in _LEVELS:
-        raise click.BadParameter(f"{value!r} is no log level: take one of {', '.join(_LEVELS)}")
-    level: int = getattr(logging, text)
-    return level
 
 
 def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -187,16 +411,18 @@ def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+loglevel_option = click.option(
+    "-l",
+    "--loglevel",
+    cls=CeleryOption,
+    type=LOG_LEVEL,
+    metavar="LEVEL",
+    help="DEBUG, INFO, WARNING, ERROR or CRITICAL.",
+    help_group="Logging",
+)
+
 log_options = add_options(
-    click.option(
-        "-l",
-        "--loglevel",
-        cls=CeleryOption,
-        type=log_level,
-        metavar="LEVEL",
-        help="DEBUG, INFO, WARNING, ERROR or CRITICAL.",
-        help_group="Logging",
-    ),
+    loglevel_option,
     click.option(
         "-f",
         "--logfile",
@@ -208,13 +434,24 @@ log_options = add_options(
 )
 
 
+log_format_option = click.option(
+    "--log-format",
+    cls=CeleryOption,
+    type=click.Choice(["text", "json"]),
+    help="json: an object a line. Default: text, as worker_log_format says.",
+    help_group="Logging",
+)
+
+
 def setup_logging(level: int, logfile: str | None = None, *, format: str = LOG_FORMAT) -> None:
-    """Log to stderr, or to a file, as Celery formats it; replaces the root logger's handlers."""
+    """Log to stderr, or to a file, as Celery formats it, or as JSON; replaces the root logger's handlers."""
+    from zerocelery.utils.jsonlog import JSON, JsonFormatter
+
     try:
         handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler(sys.stderr)
     except OSError as error:
         raise CommandError(f"the log file {logfile} can't be written: {error.strerror}") from error
-    handler.setFormatter(logging.Formatter(format))
+    handler.setFormatter(JsonFormatter() if format == JSON else logging.Formatter(format))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -238,7 +475,7 @@ def environment(pairs: Sequence[tuple[str, str | None]]) -> None:
 
 @contextlib.contextmanager
 def pid_file(path: str | None, *, what: str) -> Iterator[None]:
-    """Keep this process's pid in a file for as long as it runs; refuse where another's is.
+    """Keep this process's pid in a file for as long as it runs; refuse where another's is that runs.
 
     Arguments:
         what: what runs, for the message.
@@ -246,17 +483,18 @@ def pid_file(path: str | None, *, what: str) -> Iterator[None]:
     if path is None:
         yield
         return
-    try:
-        with open(path, "x", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
-    except FileExistsError as error:
+    from zerocelery.platforms import LockFailed, Pidfile
+
+    lock = Pidfile(path)
+    if lock.is_locked() and not lock.remove_if_stale():
         raise CommandError(
-            f"the pid file {path} is there already: stop that {what}, or remove what a killed one left"
-        ) from error
-    except OSError as error:
-        raise CommandError(f"the pid file {path} can't be written: {error.strerror}") from error
+            f"the pid file {path} is there already, of a {what} that runs: stop it first, or name another"
+        )
+    try:
+        lock.acquire()
+    except (LockFailed, OSError) as error:
+        raise CommandError(f"the pid file {path} can't be written: {error}") from error
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        lock.release()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zerocelery.bin.base import (
-    LOG_FORMAT,
-    CeleryCommand,
+    LOG_LEVEL,
+    CeleryDaemonCommand,
     CeleryOption,
     CLIContext,
     CommandError,
-    log_options,
-    pid_file,
-    setup_logging,
+    handle_preload_options,
+    log_format_option,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +42,28 @@ def _make_service(cli: CLIContext, **options: Any) -> Service:
     return service
 
 
+def banner(cli: CLIContext, service: Service, logfile: str | None, loglevel: int) -> str:
+    """What beat says when it starts: Celery's headings, for those who look for them."""
+    from zerocelery import __version__
+    from zerocelery.app.censor import sanitize_url
+    from zerocelery.app.utils import broker_url
+
+    scheduler = service.scheduler
+    kind = type(scheduler)
+    names = sorted(name for name in scheduler.schedule if not name.startswith("celery."))
+    rows = {
+        "broker": sanitize_url(broker_url(cli.app.conf)),
+        "scheduler": f"{kind.__module__}.{kind.__qualname__}",
+        "db": service.schedule_filename,
+        "logfile": f"{logfile or '[stderr]'}@%{logging.getLevelName(loglevel)}",
+        "maxinterval": f"{scheduler.max_interval:g}s",
+        "tasks": f"{len(names)}{': ' if names else ''}{', '.join(names)}",
+    }
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    lines = [f"celery beat v{__version__} (zerocelery) is starting.", f"LocalTime -> {now}", "Configuration ->"]
+    return "\n".join([*lines, *(f"    . {name} -> {value}" for name, value in rows.items())])
+
+
 def _bring_up_node(cli: CLIContext) -> None:
     """Where tasks go to a node of this machine, and none runs, start one, as a worker does."""
     from zerocelery.app.utils import broker_url
@@ -52,14 +74,15 @@ def _bring_up_node(cli: CLIContext) -> None:
         ensure_node(parse_address(broker_url(cli.app.conf)))
 
 
-@click.command(cls=CeleryCommand)
+@click.command(cls=CeleryDaemonCommand)
+@click.option("--detach", cls=CeleryOption, is_flag=True, help_group="Beat Options", help="Run in the background.")
 @click.option(
     "-s",
     "--schedule",
     cls=CeleryOption,
     type=click.Path(dir_okay=False),
     help="Keep in this file when each task ran last; default: the setting beat_schedule_filename.",
-    help_group="Beat",
+    help_group="Beat Options",
 )
 @click.option(
     "-S",
@@ -67,7 +90,7 @@ def _bring_up_node(cli: CLIContext) -> None:
     cls=CeleryOption,
     metavar="CLASS",
     help="The scheduler: module:Class, or the short name of an installed one.",
-    help_group="Beat",
+    help_group="Beat Options",
 )
 @click.option(
     "--max-interval",
@@ -75,55 +98,78 @@ def _bring_up_node(cli: CLIContext) -> None:
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Look at the schedule at least so often.",
-    help_group="Beat",
+    help_group="Beat Options",
 )
 @click.option(
-    "--enable-remote-control/--disable-remote-control",
+    "--enable-remote-control/--no-enable-remote-control",
     "remote_control",
     cls=CeleryOption,
     default=None,
     help="Answer inspect ping, over brokers that are no nodes.",
-    help_group="Beat",
+    help_group="Beat Options",
 )
-@click.option("-n", "--hostname", cls=CeleryOption, metavar="NAME", help="The name to answer under.", help_group="Beat")
 @click.option(
-    "--pidfile",
-    cls=CeleryOption,
-    type=click.Path(dir_okay=False),
-    help="Keep the pid in this file while running; don't start where it is there.",
-    help_group="Beat",
+    "-n", "--hostname", cls=CeleryOption, metavar="NAME", help="The name to answer under.", help_group="Beat Options"
 )
-@log_options
+@click.option(
+    "-l",
+    "--loglevel",
+    cls=CeleryOption,
+    type=LOG_LEVEL,
+    default="WARNING",
+    help_group="Beat Options",
+    help="DEBUG, INFO, WARNING, ERROR or CRITICAL.",
+)
+@log_format_option
 @click.pass_context
+@handle_preload_options
 def beat(
     ctx: click.Context,
-    *,
+    /,
+    detach: bool,
     schedule: str | None,
     scheduler: str | None,
     max_interval: float | None,
     remote_control: bool | None,
     hostname: str | None,
-    pidfile: str | None,
-    loglevel: int | None,
+    loglevel: int,
+    log_format: str | None,
     logfile: str | None,
+    pidfile: str | None,
+    uid: str | None,
+    gid: str | None,
+    umask: str | None,
+    executable: str | None,
+    **own_options: Any,
 ) -> None:
     """Send periodic tasks when they are due. Run one for an app: two would send everything twice.
 
     Where no node answers at the app's address, it brings one up. Ends on SIGTERM or SIGINT.
     """
+    from zerocelery.bin.daemon import in_background
     from zerocelery.bin.lookup import import_tasks
 
     cli: CLIContext = ctx.obj
     app = cli.app
     conf = app.conf
-    setup_logging(
-        logging.WARNING if loglevel is None else loglevel, logfile, format=conf.worker_log_format or LOG_FORMAT
-    )
     if cli.broker:
         conf.broker_url = cli.broker
     import_tasks(app)
     app.finalize()
-    with pid_file(pidfile, what="beat"):
+    with in_background(
+        detach=detach,
+        logfile=logfile,
+        pidfile=pidfile,
+        uid=uid,
+        gid=gid,
+        umask=umask,
+        workdir=cli.workdir,
+        executable=executable,
+        what="beat",
+    ):
+        if log_format == "json":
+            conf.worker_log_format = conf.worker_task_log_format = log_format
+        app.log.setup(loglevel, logfile, colorize=False if cli.no_color else None)
         service = _make_service(
             cli,
             max_interval=max_interval,
@@ -136,8 +182,7 @@ def beat(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, service.interrupt)
         if not cli.quiet:
-            names = sorted(name for name in service.scheduler.schedule if not name.startswith("celery."))
-            cli.echo(f"beat: {len(names)} periodic tasks{': ' if names else ''}{', '.join(names)}")
+            cli.echo(banner(cli, service, logfile, loglevel))
             sys.stdout.flush()
         service.start()
         app.close()

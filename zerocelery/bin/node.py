@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zerocelery.bin.base import CeleryCommand, CeleryOption, CLIContext, log_options, setup_logging
+from zerocelery.bin.base import (
+    LOG_FORMAT,
+    CeleryCommand,
+    CeleryOption,
+    CLIContext,
+    log_format_option,
+    log_options,
+    setup_logging,
+)
+from zerocelery.bin.metrics import metrics_option, serving
 
 if TYPE_CHECKING:
     from zerocelery.engine.journal import Durability
@@ -60,7 +69,9 @@ if TYPE_CHECKING:
     help="Listen where other machines can reach it: whoever reaches a node can run code.",
     help_group="Limits and promises",
 )
+@metrics_option
 @log_options
+@log_format_option
 @click.pass_context
 def node(
     ctx: click.Context,
@@ -73,6 +84,8 @@ def node(
     insecure: bool,
     loglevel: int | None,
     logfile: str | None,
+    log_format: str | None,
+    metrics: str | None,
 ) -> None:
     """Run the node alone; workers and clients of its address find it. Ends on SIGTERM or SIGINT."""
     from zerocelery.engine.address import parse_address
@@ -81,10 +94,14 @@ def node(
 
     cli: CLIContext = ctx.obj
     usual = logging.WARNING if cli.quiet else logging.INFO  # at INFO the node says where it is, once it is ready
-    setup_logging(usual if loglevel is None else loglevel, logfile)
+    setup_logging(
+        usual if loglevel is None else loglevel, logfile, format="json" if log_format == "json" else LOG_FORMAT
+    )
     address = parse_address(cli.node_url(broker), directory=directory)
     limits = Limits()
     limits = dataclasses.replace(
         limits, queue_limit=queue_limit or limits.queue_limit, max_message=max_message or limits.max_message
     )
-    ctx.exit(run_node(address, durability=durability, limits=limits, insecure=insecure))
+    with serving(metrics, address.url):
+        code = run_node(address, durability=durability, limits=limits, insecure=insecure)
+    ctx.exit(code)

@@ -17,7 +17,8 @@ Usage: zerocelery-run CMD [ARGS]...
 Starts a program that imports celery, and gives it zerocelery; its child processes, too.
 
   zerocelery-run celery -A proj worker    zerocelery's own command line
-  zerocelery-run flower                   a program installed beside zerocelery, or on PATH
+  zerocelery-run flower -A proj           a package's command of celery
+  zerocelery-run gunicorn wsgi            a program installed beside zerocelery, or on PATH
   zerocelery-run -m pytest                a module, as python -m does
   zerocelery-run manage.py runserver      a script
 """
@@ -60,7 +61,35 @@ def command_line(arguments: Sequence[str]) -> list[str]:
         return [sys.executable, "-m", "celery", *rest]
     if first.endswith((".py", ".pyc", ".pyz")) and os.path.isfile(first):
         return [sys.executable, first, *rest]
-    return [_program(first), *rest]
+    try:
+        return [_program(first), *rest]
+    except CannotRun:
+        if not _is_celery_command(first):
+            raise
+        before, behind = _program_options(rest)
+        return [sys.executable, "-m", "celery", *before, first, *behind]
+
+
+def _is_celery_command(name: str) -> bool:
+    """Whether a package has made it a command of ``celery``, as Flower has."""
+    from importlib.metadata import entry_points
+
+    return any(point.name == name for point in entry_points(group="celery.commands"))
+
+
+def _program_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of ``celery`` itself, which stand before the command; and the rest."""
+    before: list[str] = []
+    behind: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-A", "--app", "-b", "--broker"):
+            before += [argument, *[value for value in [next(rest, None)] if value is not None]]
+        elif argument.startswith(("--app=", "--broker=")):
+            before.append(argument)
+        else:
+            behind.append(argument)
+    return before, behind
 
 
 def _program(name: str) -> str:

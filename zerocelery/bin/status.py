@@ -1,83 +1,113 @@
-"""``zerocelery status``: how the node, its queues and its workers are."""
+"""``zerocelery status``: which workers answer; and how the node is and its queues are."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from zerocelery.bin.base import EX_OK, EX_UNAVAILABLE, CeleryCommand, CeleryOption, CLIContext
-
-if TYPE_CHECKING:
-    from zerocelery.engine.address import Address
+from zerocelery.bin.base import (
+    EX_OK,
+    EX_UNAVAILABLE,
+    CeleryCommand,
+    CeleryOption,
+    CLIContext,
+    Unavailable,
+    handle_preload_options,
+    handle_remote_command_error,
+)
+from zerocelery.bin.control import NOBODY, online, patience, remote_options
+from zerocelery.bin.nodes import ask
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
+#: Seconds that a node may take to answer.
+_PATIENCE = 2.0
+
 
 @click.command(cls=CeleryCommand)
-@click.option("-b", "--broker", cls=CeleryOption, metavar="URL", help="The node's address.")
-@click.option(
-    "-t", "--timeout", cls=CeleryOption, type=click.FloatRange(min=0), default=2.0, metavar="SECONDS", show_default=True
-)
-@click.option("-j", "--json", "as_json", cls=CeleryOption, is_flag=True, help="Print it as JSON.")
+@click.option("-b", "--broker", cls=CeleryOption, metavar="URL", help="The node's address, where no app is given.")
+@click.option("--node", "only_node", cls=CeleryOption, is_flag=True, help="All that the node says of itself.")
+@remote_options
 @click.pass_context
-def status(ctx: click.Context, *, broker: str | None, timeout: float, as_json: bool) -> None:
-    """Show the node, its queues and its workers. Exits with 69 where no node or no worker answers."""
+@handle_preload_options
+def status(
+    ctx: click.Context,
+    /,
+    broker: str | None,
+    only_node: bool,
+    timeout: float | None,
+    destination: list[str] | None,
+    as_json: bool,
+) -> None:
+    """Show the node, its queues, and the workers that answer. Exits with 69 where none does."""
+    cli: CLIContext = ctx.obj
+    url = cli.node_url(broker)
+    about = _about_node(url, timeout or _PATIENCE)
+    if only_node:
+        if about is None:
+            raise Unavailable(f"there is no node at {url}, but a broker: leave --node out")
+        cli.echo(json.dumps(about, sort_keys=True) if as_json else "\n".join(describe(url, about)))
+        ctx.exit(EX_OK if about["workers"] else EX_UNAVAILABLE)
+    if about is not None and not as_json and not cli.quiet:
+        for line in describe(url, about):
+            cli.echo(line)
+    replies = _ping(cli, broker, patience(timeout, 1.0), destination)
+    if not replies:
+        raise Unavailable(NOBODY)
+    if as_json:
+        cli.echo(json.dumps(replies))
+    else:
+        for name in sorted(replies):
+            word, _ = cli.pretty(replies[name])
+            cli.say_chat("->", f"{name}: {word}")
+    cli.echo(f"\n{online(replies)}")
+
+
+def _about_node(url: str, timeout: float) -> dict[str, Any] | None:
+    """What the node says of itself; None where a broker is in its place."""
+    from zerocelery.app.client import is_node
     from zerocelery.engine.address import parse_address
 
-    cli: CLIContext = ctx.obj
-    address = parse_address(cli.node_url(broker))
-    found = ask(address, timeout=timeout)
-    if as_json:
-        cli.echo(json.dumps(found, sort_keys=True))
-    else:
-        for line in describe(address.url, found):
-            cli.echo(line)
-    ctx.exit(EX_OK if found["workers"] else EX_UNAVAILABLE)
+    if not is_node(url):
+        return None
+    found: dict[str, Any] = ask(parse_address(url), timeout=timeout)
+    return found
 
 
-def ask(address: Address, *, timeout: float) -> dict[str, Any]:
-    """What the node says of itself.
-
-    Raises:
-        NodeUnreachable: none answered in time.
-    """
-    import msgspec
-
-    from zerocelery.engine.producer import Producer, ProducerOptions
-
-    producer = Producer(address, options=ProducerOptions(connect_timeout=timeout))
+def _ping(cli: CLIContext, broker: str | None, timeout: float, destination: list[str] | None) -> Any:
+    app = cli.app
+    if broker:
+        app.conf.broker_url = broker
     try:
-        return msgspec.msgpack.decode(producer.query("status", timeout=timeout), type=dict[str, Any])
-    finally:
-        producer.close(timeout=0)
+        return app.control.inspect(timeout=timeout, destination=destination).ping()
+    except Exception as error:
+        handle_remote_command_error("status", error)
 
 
 def describe(url: str, found: Mapping[str, Any]) -> Iterator[str]:
-    """A node's status for a person. The workers' lines begin as Celery writes them."""
-    yield f"node {url}: pid {found['pid']}, up {_duration(found['uptime'])}, durability {found['durability']}"
+    """A node and its queues, for a person."""
+    yield f"node {url}: pid {found['pid']}, up {duration(found['uptime'])}, durability {found['durability']}"
     for name, queue in sorted(found["queues"].items()):
-        yield f"queue {name}: {queue['waiting']} waiting, {queue['scheduled']} scheduled"
-    workers: dict[str, list[Mapping[str, Any]]] = {}
-    for process in found["workers"]:
-        workers.setdefault(_worker_of(process["name"]), []).append(process)
-    for name, pool in sorted(workers.items()):
-        running = sum(len(process["running"]) for process in pool)
-        queues = sorted({queue for process in pool for queue in process["queues"]})
-        yield f"->  {name}: OK ({running} of {len(pool)} busy, queues {', '.join(queues)})"
-    yield ""
-    yield f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'} online."
+        line = f"queue {name}: {queue['waiting']} waiting, {queue['scheduled']} scheduled"
+        if queue.get("leased"):
+            line += f", {queue['leased']} with workers"
+        if queue.get("dead"):
+            line += f", {queue['dead']} dead"
+        if queue.get("oldest"):
+            line += f", oldest waits {duration(queue['oldest'])}"
+        yield line
 
 
-def _worker_of(process_name: str) -> str:
-    """Each process or thread of a pool is numbered, as in ``w1@host/2``."""
+def worker_of(process_name: str) -> str:
+    """The worker that a process or thread of its pool belongs to: those are numbered, as in ``w1@host/2``."""
     name, slash, number = process_name.rpartition("/")
     return name if slash and number.isdecimal() else process_name
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """The two largest units, as in ``3 h 12 min``."""
     rest = int(seconds)
     parts: list[str] = []

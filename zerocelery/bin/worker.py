@@ -3,94 +3,79 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zerocelery.bin.base import (
-    LOG_FORMAT,
-    CeleryCommand,
+    EX_OK,
+    CeleryDaemonCommand,
     CeleryOption,
     CLIContext,
     CommandError,
     add_options,
     comma_separated,
-    log_options,
-    node_name,
-    setup_logging,
+    log_format_option,
+    loglevel_option,
+    pid_file,
 )
+from zerocelery.bin.metrics import metrics_option, serving
 
 if TYPE_CHECKING:
     from zerocelery.app.base import Celery
-    from zerocelery.engine.strategy import Strategy
-
-logger = logging.getLogger(__name__)
 
 AUTO_CONCURRENCY = "auto"
 
-PoolName = Literal["prefork", "threads", "solo"]
-StartMethod = Literal["fork", "spawn"]
-
-#: Celery's names for pools, and what they are here.
-_POOLS: dict[str, PoolName] = {"prefork": "prefork", "processes": "prefork", "threads": "threads", "solo": "solo"}
+#: Celery's names for pools, and whether they are here.
+_POOLS = ("prefork", "processes", "threads", "solo", "asyncio")
 _GREEN_POOLS = ("eventlet", "gevent")
 
 
-def worker_pool(value: str) -> PoolName:
+def worker_pool(value: str) -> str:
     """A pool by Celery's name for it; one that isn't here is answered with what to take."""
     if value in _GREEN_POOLS:
-        raise click.BadParameter(f"there is no {value} pool: take threads, as in -P threads -c 100")
+        raise click.BadParameter(f"there is no {value} pool: take asyncio or threads, as in -P threads -c 100")
     if value not in _POOLS:
-        raise click.BadParameter(f"there is no pool {value!r}: take prefork, threads or solo")
-    return _POOLS[value]
+        raise click.BadParameter(f"there is no pool {value!r}: take prefork, threads, asyncio or solo")
+    return "prefork" if value == "processes" else value
 
 
-def concurrency_number(value: str | int) -> int:
-    """How many tasks at a time; ``auto`` is one for each processor that this process may use."""
-    if value == AUTO_CONCURRENCY:
-        return processors()
+def concurrency_number(value: str | int) -> int | str | None:
+    """How many tasks at a time; ``auto``, which the worker resolves, is one for each processor; 0 what settings say."""
+    text = str(value).strip().lower()
+    if text == AUTO_CONCURRENCY:
+        return AUTO_CONCURRENCY
     try:
-        number = int(value)
+        number = int(text or 0)
     except ValueError:
-        number = 0
-    if number < 1:
+        number = -1
+    if number < 0:
         raise click.BadParameter(f"{value!r} is no number of tasks at a time: take 1 or more, or auto")
-    return number
+    return number or None
 
 
-def processors() -> int:
-    """How many processors this process may use."""
+def autoscale_range(value: str | tuple[int, int]) -> tuple[int, int]:
+    """``10,3``: at most 10 processes, and at least 3."""
+    if isinstance(value, tuple):
+        return value
+    most, _, least = value.partition(",")
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has none
-        return os.cpu_count() or 1
+        numbers = int(most), int(least or 0)
+    except ValueError:
+        numbers = (0, 0)
+    if max(numbers) < 1 or min(numbers) < 0:
+        raise click.BadParameter(f"{value!r} is no range of processes: write most,least, as in 10,3")
+    return max(numbers), min(numbers)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class StrategyFactory:
-    """Makes the app's strategy in whatever process a pool calls it: also in one that spawn started from nothing."""
-
-    app_name: str | None
-    include: tuple[str, ...] = ()
-    loglevel: int = logging.WARNING
-    logfile: str | None = None
-    log_format: str = LOG_FORMAT
-
-    def __call__(self) -> Strategy:
-        if not logging.getLogger().handlers:
-            setup_logging(self.loglevel, self.logfile, format=self.log_format)
-        return ready_app(self.app_name, self.include).strategy()
-
-
-@functools.cache
-def ready_app(name: str | None, include: tuple[str, ...]) -> Celery:
-    """The app with all its tasks, made ready once a process."""
+def ready_app(name: str | None, include: Sequence[str]) -> Celery:
+    """The app with all its tasks."""
     from zerocelery.bin.lookup import import_tasks, load_app
 
     app = load_app(name)
@@ -99,188 +84,192 @@ def ready_app(name: str | None, include: tuple[str, ...]) -> Celery:
     return app
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What a worker is going to be: what it says when it starts, and what the pool is told."""
-
-    name: str
-    app: str
-    address: str
-    pool: PoolName
-    concurrency: int
-    queues: list[str]
-    tasks: list[str]
-
-    def banner(self, *, all_tasks: bool) -> str:
-        """A few lines for a person; with every task's name where asked."""
-        from zerocelery import __version__
-
-        rows = {
-            "app": self.app,
-            "node": self.address,
-            "pool": self.pool if self.pool == "solo" else f"{self.pool} x {self.concurrency}",
-            "queues": ", ".join(self.queues),
-            "tasks": str(len(self.tasks)) if self.tasks else "none of its own; runs those that clients ship",
-        }
-        lines = [f"{self.name} (zerocelery {__version__})"]
-        lines += [f"  {label:<6}  {text}" for label, text in rows.items()]
-        if all_tasks:
-            lines += [f"          {name}" for name in self.tasks]
-        return "\n".join(lines)
+# ── in the background ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _served_queues(app: Celery, wanted: Sequence[str] | None, excluded: Sequence[str]) -> list[str]:
-    """Which queues to serve.
+def detach(executable: str | None, pidfile: str | None) -> int:
+    """Start this very command again, without ``--detach``, in a session of its own; the exit status."""
+    if pidfile:
+        with pid_file(pidfile, what="worker"):
+            pass  # it could be written: what is wrong with it is said here, where somebody reads it
+    arguments = [argument for argument in sys.orig_argv[1:] if argument != "--detach"]
+    arguments = [_without_d(argument) if argument.startswith("-") else argument for argument in arguments]
+    subprocess.Popen(  # noqa: S603 - this very command
+        [executable or sys.executable, *filter(None, arguments)], start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return EX_OK
+
+
+def _without_d(argument: str) -> str:
+    """The argument without a ``-D`` in it."""
+    return "" if argument == "-D" else argument
+
+
+def become(uid: str | None, gid: str | None, umask: str | None) -> None:
+    """Be this user and group from now on, and write files with this umask.
 
     Raises:
-        CommandError: one isn't there and may not be made, or none is left.
+        CommandError: there is no such user or group, or this process may not be it.
     """
-    known = _configured_queues(app)
-    names = list(dict.fromkeys(wanted or known))
-    unknown = [name for name in names if name not in known]
-    if unknown and not app.conf.task_create_missing_queues:
-        raise CommandError(
-            f"there is no queue {unknown[0]!r}: the app has {', '.join(known)}; "
-            "add it to task_queues, or set task_create_missing_queues"
-        )
-    left = [name for name in names if name not in excluded]
-    if not left:
-        raise CommandError(f"no queue is left to serve: -X takes away {', '.join(names)}")
-    return left
+    from zerocelery import platforms
+
+    try:
+        if umask:
+            os.umask(int(umask, 8))
+    except ValueError as error:
+        raise CommandError(f"--umask {umask!r} is no octal number, as in 022") from error
+    try:
+        platforms.maybe_drop_privileges(uid, gid)
+    except (KeyError, OSError) as error:
+        raise CommandError(f"this process can't become user {uid} and group {gid}: {error}") from error
 
 
-def _configured_queues(app: Celery) -> list[str]:
-    queues = app.conf.task_queues
-    if not queues:
-        return [str(app.conf.task_default_queue)]
-    return [str(getattr(queue, "name", queue)) for queue in queues]
+def _text(value: str | int | None) -> str | None:
+    """A user or group as it is written; in settings it may be a number."""
+    return None if value is None else str(value)
+
+
+def _octal(umask: str | int | None) -> str | None:
+    """A umask as it is written; in settings it is a number."""
+    return f"{umask:o}" if isinstance(umask, int) else umask
 
 
 @contextlib.contextmanager
-def _pid_file(path: str | None) -> Iterator[None]:
-    """Keep this process's pid in a file for as long as it runs; refuse where another's is."""
-    if path is None:
-        yield
-        return
-    try:
-        with open(path, "x", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
-    except FileExistsError as error:
-        raise CommandError(
-            f"the pid file {path} is there already: stop that worker, or remove what a killed one left"
-        ) from error
-    except OSError as error:
-        raise CommandError(f"the pid file {path} can't be written: {error.strerror}") from error
+def _said_clearly() -> Iterator[None]:
+    """What is wrong with settings is one sentence."""
+    from zerocelery.exceptions import ImproperlyConfigured, SecurityError
+
     try:
         yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+    except (ImproperlyConfigured, SecurityError) as error:
+        raise CommandError(str(error)) from error
 
 
-def _say_ready(cli: CLIContext, name: str) -> None:
-    """On stdout, for people and scripts; with ``-q`` in the log only."""
-    if cli.quiet:
-        logger.info("%s ready.", name)
-    else:
-        cli.echo(f"{name} ready.")
-        sys.stdout.flush()
+# ── options ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-#: Celery's workers talk to each other through the broker unless told not to. These don't, so there is nothing to leave
-#: out, and start scripts that say it go on working.
-_chatter_options = add_options(
-    *(
-        click.option(f"--without-{name}", is_flag=True, hidden=True, expose_value=False)
-        for name in ("gossip", "mingle", "heartbeat")
-    )
+def _option(group: str) -> Any:
+    return functools.partial(click.option, cls=CeleryOption, help_group=group)
+
+
+_worker_option = _option("Worker")
+_pool_option = _option("Pool")
+_queue_option = _option("Queues")
+_feature_option = _option("Features")
+_beat_option = _option("Embedded beat")
+_names = functools.partial(_queue_option, type=comma_separated, metavar="QUEUES")
+
+_worker_options = add_options(
+    _worker_option("-n", "--hostname", metavar="NAME", help="The worker's name, as in w1@%h (%h: this host)."),
+    _worker_option("-D", "--detach", is_flag=True, help="Run in the background."),
+    _worker_option("-S", "--statedb", metavar="PATH", help="Keep revoked ids in this file over a restart."),
+    _worker_option(
+        "-O", "--optimization", type=click.Choice(["default", "fair"]), help="Accepted: fair it always is."
+    ),
+    _worker_option(
+        "--prefetch-multiplier", type=click.IntRange(min=0), help="Messages held for each process, with a kombu broker."
+    ),
+    _worker_option("--disable-prefetch", is_flag=True, default=None, help="Hold none, with a kombu broker."),
+    _worker_option("-I", "--include", type=comma_separated, metavar="MODULES", help="More task modules."),
+)  # fmt: skip
+_pool_options = add_options(
+    _pool_option(
+        "-c", "--concurrency", type=concurrency_number, metavar="NUMBER",
+        help="Tasks at a time. Default: one for each processor.",
+    ),
+    _pool_option("-P", "--pool", type=worker_pool, metavar="POOL", help="prefork, threads, asyncio or solo."),
+    _pool_option("-E", "--task-events", "--events", "task_events", is_flag=True, default=None, help="Send events."),
+    _pool_option("--time-limit", type=float, help="Seconds after which a task's process is killed and replaced."),
+    _pool_option("--soft-time-limit", type=float, help="Seconds after which a task gets SoftTimeLimitExceeded."),
+    _pool_option("--max-tasks-per-child", type=click.IntRange(min=1), help="Replace a process after so many tasks."),
+    _pool_option("--max-memory-per-child", type=click.IntRange(min=1), help="Replace a process that takes more KiB."),
+    _pool_option("--pool-start-method", type=click.Choice(["fork", "spawn"]), help="How processes start; fork."),
+    _pool_option(
+        "--autoscale", type=autoscale_range, metavar="MOST,LEAST", help="As many processes as there is work for."
+    ),
+)  # fmt: skip
+_queue_options = add_options(
+    _queue_option("--purge", "--discard", "purge", is_flag=True, help="Remove all waiting tasks first."),
+    _names("-Q", "--queues", help="Serve these queues only, as in a,b."),
+    _names("-X", "--exclude-queues", help="Serve all but these."),
+)
+#: Celery's workers talk to each other through the broker unless told not to. These ask the node, so there is nothing to
+#: leave out, and start scripts that say it go on working.
+_feature_options = add_options(
+    _feature_option("--without-gossip", is_flag=True, help="Accepted: there is no gossip."),
+    _feature_option("--without-mingle", is_flag=True, help="Accepted: there is no mingling."),
+    _feature_option("--without-heartbeat", is_flag=True, help="Send no heartbeat events."),
+    _feature_option("--heartbeat-interval", type=int, help="Seconds between heartbeat events."),
+)
+_beat_options = add_options(
+    _beat_option("-B", "--beat", is_flag=True, help="Run beat, too. One worker of an app only may."),
+    _beat_option("-s", "--schedule-filename", "--schedule", metavar="PATH", help="Where beat keeps its times."),
+    _beat_option("--scheduler", metavar="CLASS", help="beat's scheduler."),
 )
 
-_worker_option = functools.partial(click.option, cls=CeleryOption, help_group="Worker")
-_pool_option = functools.partial(click.option, cls=CeleryOption, help_group="Pool")
-_queue_option = functools.partial(
-    click.option, cls=CeleryOption, help_group="Queues", type=comma_separated, metavar="QUEUES"
-)
 
-
-@click.command(cls=CeleryCommand)
-@_worker_option("-n", "--hostname", metavar="NAME", help="The worker's name, as in w1@%h (%h: this host).")
-@_worker_option("-I", "--include", type=comma_separated, metavar="MODULES", help="More task modules.")
-@_worker_option("--pidfile", metavar="PATH", help="Keep the pid in this file.")
-@_pool_option(
-    "-c",
-    "--concurrency",
-    type=concurrency_number,
-    metavar="NUMBER",
-    help="Tasks at a time. Default: one for each processor.",
-)
-@_pool_option("-P", "--pool", type=worker_pool, metavar="POOL", help="prefork (processes), threads or solo.")
-@_pool_option("--max-tasks-per-child", type=click.IntRange(min=1), help="Replace a process after so many tasks.")
-@_pool_option("--pool-start-method", type=click.Choice(["fork", "spawn"]), help="How processes start. Default: fork.")
-@_queue_option("-Q", "--queues", help="Serve these queues only, as in a,b.")
-@_queue_option("-X", "--exclude-queues", help="Serve all but these.")
-@_chatter_options
-@log_options
+@click.command(cls=CeleryDaemonCommand)
+@_worker_options
+@_pool_options
+@_queue_options
+@_feature_options
+@_beat_options
+@metrics_option
+@loglevel_option
+@log_format_option
 @click.pass_context
 def worker(
     ctx: click.Context,
+    /,
     *,
     hostname: str | None,
-    include: Sequence[str] | None,
     pidfile: str | None,
-    concurrency: int | None,
-    pool: PoolName | None,
-    max_tasks_per_child: int | None,
-    pool_start_method: StartMethod | None,
-    queues: Sequence[str] | None,
-    exclude_queues: Sequence[str] | None,
+    uid: str | int | None,
+    gid: str | int | None,
+    umask: str | int | None,
+    executable: str | None,
+    autoscale: tuple[int, int] | None,
+    include: Sequence[str] | None,
     loglevel: int | None,
+    metrics: str | None,
     logfile: str | None,
+    **options: Any,
 ) -> None:
-    """Start a worker. Where no node answers at the app's address, it brings one up."""
-    from zerocelery.app.client import is_node
-    from zerocelery.app.intake import run_broker_worker
-    from zerocelery.app.utils import censored_url
-    from zerocelery.engine.address import parse_address
-    from zerocelery.engine.pool import run_worker
+    """Start a worker. Where no node answers at the app's address, it brings one up.
 
+    SIGTERM lets it finish what runs, SIGQUIT ends that, SIGINT does the first, then the second.
+    """
     cli: CLIContext = ctx.obj
-    conf = cli.app.conf
-    factory = StrategyFactory(
-        app_name=cli.app_name,
-        include=tuple(include or ()),
-        loglevel=logging.WARNING if loglevel is None else loglevel,
-        logfile=logfile,
-        log_format=conf.worker_log_format or LOG_FORMAT,
-    )
-    if conf.worker_hijack_root_logger:
-        setup_logging(factory.loglevel, logfile, format=factory.log_format)
+    if options.pop("detach"):
+        ctx.exit(detach(executable, pidfile))
     if cli.broker:
-        conf.broker_url = cli.broker
-    url = conf.broker_read_url or conf.broker_url or "zmq://"
-    on_node = is_node(url)
-    app = ready_app(cli.app_name, factory.include)
-    plan = Plan(
-        name=node_name(hostname),
-        app=f"{app.main or 'no name'} ({cli.app_name})" if cli.app_name else "none (-A names one)",
-        address=parse_address(url).url if on_node else censored_url(url),
-        pool=pool or worker_pool(conf.worker_pool or "prefork"),
-        concurrency=concurrency or concurrency_number(conf.worker_concurrency or AUTO_CONCURRENCY),
-        queues=_served_queues(app, queues, exclude_queues or ()),
-        tasks=sorted(name for name in app.tasks if not name.startswith("celery.")),
-    )
-    if not cli.quiet:
-        cli.echo(plan.banner(all_tasks=factory.loglevel <= logging.INFO))
-    with _pid_file(pidfile):
-        run = functools.partial(run_worker, address=url) if on_node else functools.partial(run_broker_worker, app)
-        code = run(
-            strategy_factory=factory,
-            pool=plan.pool,
-            concurrency=plan.concurrency,
-            queues=plan.queues,
-            name=plan.name,
-            max_tasks_per_child=max_tasks_per_child or conf.worker_max_tasks_per_child,
-            start_method=pool_start_method or conf.worker_pool_start_method or "fork",
-            on_ready=functools.partial(_say_ready, cli, plan.name),
+        os.environ.setdefault("CELERY_BROKER_URL", cli.broker)
+    app = ready_app(cli.app_name, include or ())
+    if cli.broker:
+        app.conf.broker_url = cli.broker
+    from zerocelery.utils.nodenames import node_format
+    from zerocelery.worker.worker import full_name
+
+    name = full_name(hostname)
+    become(_text(uid), _text(gid), _octal(umask))
+    with _said_clearly():
+        program = app.Worker(
+            hostname=name,
+            app_name=cli.app_name,
+            include=include,
+            autoscale=autoscale,
+            loglevel=logging.WARNING if loglevel is None else loglevel,
+            logfile=logfile,
+            quiet=cli.quiet,
+            no_color=cli.no_color,
+            **options,
         )
+    url = app.conf.broker_read_url or app.conf.broker_url or "zmq://"
+    place = node_format(pidfile, name) if pidfile else None
+    with _said_clearly(), pid_file(place, what="worker"), serving(metrics, url, name):
+        code = program.start()
+    if program.shutdown.restarts:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
     ctx.exit(code)

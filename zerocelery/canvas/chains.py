@@ -104,7 +104,7 @@ class _chain(Signature):
         **options: Any,
     ) -> Any:
         """Send the first step, with the others on its message."""
-        from zerocelery.canvas.chords import _strip_chord_header_links
+        from zerocelery.canvas.chords import _chord, _strip_chord_header_links
 
         steps, results = self.prepare_steps(
             self._arguments(args),
@@ -124,6 +124,8 @@ class _chain(Signature):
         if link:
             steps[0].extend_list_option("link", link)
         first = steps.pop()
+        if any(isinstance(step, _chord) for step in steps):
+            _allow_chords(app or self.app)
         for step in steps:
             _strip_chord_header_links(step)
         # what is run first is taken from the end of the list, so what comes after this chain goes before it
@@ -212,7 +214,7 @@ class _chain(Signature):
         app = app or self.app
         steps = _Steps(app, clone=clone, from_dict=from_dict)
         steps.take(tasks, args, kwargs)
-        steps.close(splits=not self._links_steps(app))
+        steps.close()
         if not steps.done:
             return [], []
         errbacks = several(link_error)
@@ -559,6 +561,12 @@ def _move_links(step: Any, first: Any, rest: list[Any]) -> None:
     """What was linked to a chord is linked to what comes out of it."""
     if rest and step.options.get("link"):
         rest[-1].extend_list_option("link", step.options.pop("link"))
+
+
+def _allow_chords(app: Any) -> None:
+    """Refuse a chord that a worker would come to later, and could not count."""
+    if not app.has_node:
+        app.backend.ensure_chords_allowed()
 
 
 def _is_call(task: Any) -> bool:

@@ -181,9 +181,14 @@ class _chord(Signature):
         eager: bool = False,
         task_id: str | None = None,
         kwargs: Any = None,
+        header_delay: Any = None,
         **options: Any,
     ) -> Any:
-        """Send a header with this body; gives the body's result."""
+        """Send a header with this body; gives the body's result.
+
+        Arguments:
+            header_delay: options for the header's calls alone, as ``{"countdown": 5}`` or ``{"eta": …}``.
+        """
         from zerocelery.app.gathering import start_chord
 
         app = app or self._get_app(body)
@@ -197,7 +202,11 @@ class _chord(Signature):
         result = body.freeze(task_id or uuid(), group_id=group_id, root_id=root_id)
         add_to_parent = options.pop("add_to_parent", True)
         sent = {key: value for key, value in options.items() if key not in _OF_THE_BODY}
-        sent = {**{k: v for k, v in header.options.items() if k not in _OF_THE_BODY}, **sent}
+        sent = {
+            **{k: v for k, v in header.options.items() if k not in _OF_THE_BODY},
+            **sent,
+            **dict(header_delay or ()),
+        }
         header_result = start_chord(
             app, header, group_id, body, result, header._arguments(partial_args, kwargs), sent,
             add_to_parent=add_to_parent, interval=interval, max_retries=max_retries,

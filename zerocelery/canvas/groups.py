@@ -110,12 +110,13 @@ class group(Signature):
         options = self._with_own(options)
         group_id = options.pop("task_id", None) or uuid()
         chord = options.get("chord")
+        counted = _counted_in(options) or group_id
         for key in _PLACE:
             options.pop(key, None)
         args, kwargs = self._arguments(args, kwargs)
         results = []
         with app.sender.together():
-            for task, result in app.sender.paced(self.members(group_id, chord=chord, root_id=options.get("root_id"))):
+            for task, result in app.sender.paced(self.members(counted, chord=chord, root_id=options.get("root_id"))):
                 results.append(self.send_member(task, result, args, kwargs, producer, options))
         return self.result_of(app, group_id, results, add_to_parent)
 
@@ -177,6 +178,8 @@ class group(Signature):
             copy = task.clone()
             if is_nothing(copy):
                 continue
+            if app is not None:
+                _lend_app(copy, app)
             reference = copy.options.get("chord") if chord is None else chord
             result = copy.freeze(group_id=group_id, chord=reference, root_id=root_id, group_index=index)
             yield copy, result
@@ -216,7 +219,7 @@ class group(Signature):
         root_id = options.setdefault("root_id", root_id)
         if parent_id:
             options["parent_id"] = parent_id
-        pairs = list(self.members(gid, chord=chord, root_id=root_id))
+        pairs = list(self.members(_counted_in(options) or gid, chord=chord, root_id=root_id))
         self.tasks = [task for task, _ in pairs]
         return self.app.GroupResult(gid, [result for _, result in pairs])
 
@@ -243,13 +246,13 @@ class group(Signature):
         for task in self.tasks:
             task.set_immutable(immutable)
 
-    def link(self, callback: Any) -> Any:
+    def link(self, sig: Any) -> Any:
         """Call this when the first call has succeeded; without a result, since it would only be one of many."""
-        return self.tasks[0].link(maybe_signature(callback).clone().set(immutable=True))
+        return self.tasks[0].link(maybe_signature(sig).clone().set(immutable=True))
 
-    def link_error(self, errback: Any) -> Any:
+    def link_error(self, sig: Any) -> Any:
         """Call this for every call that fails."""
-        errback = maybe_signature(errback)
+        errback = maybe_signature(sig)
         return tuple(task.link_error(errback.clone()) for task in self.tasks)
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group:
@@ -317,3 +320,20 @@ def _hinted(hint: Any) -> int:
         return int(hint())
     except (AttributeError, TypeError):
         return 0
+
+
+def _counted_in(options: Any) -> str | None:
+    """The group that a chord counts these calls in, where they stand for one member of its header."""
+    return options.get("group_id") if options.get("chord") else None
+
+
+def _lend_app(task: Any, app: Any) -> None:
+    """Let a copy of a call, and the calls in it, belong to the group's app, where they belong to none."""
+    if not isinstance(task, Signature):
+        return
+    if task._app is None and task._type is None:
+        task._app = app
+    _lend_app(getattr(task, "body", None), app)
+    inner: Any = getattr(task, "tasks", None)
+    for one in inner if isinstance(inner, (list, tuple)) else ():
+        _lend_app(one, app)

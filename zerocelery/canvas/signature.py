@@ -9,11 +9,19 @@ from zerocelery.utils import abstract
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, ClassVar
+    from typing import Any, ClassVar, Generic
+
+    from typing_extensions import Self, TypeVar
 
     from zerocelery.app.base import Celery
+    from zerocelery.result import AsyncResult, EagerResult
 
-    _Base = dict[str, Any]
+    #: What the task gives; anything, where a signature is named without it.
+    R = TypeVar("R", covariant=True, default=Any)
+
+    class _Base(dict[str, Any], Generic[R]):
+        pass
+
 else:
     _Base = dict
 
@@ -30,7 +38,7 @@ def _option(name: str) -> Any:
     return property(lambda self: self.options.get(name), lambda self, value: self.options.__setitem__(name, value))
 
 
-class Signature(_Base):
+class Signature(_Base["R"]):
     """A task's name with arguments and options, as a dict that every serialiser takes.
 
     Arguments:
@@ -112,17 +120,19 @@ class Signature(_Base):
         args, kwargs, _ = self._merge(partial_args, partial_kwargs)
         return self.type(*args, **kwargs)
 
-    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R]:
         """Send the task, with more arguments."""
         return self.apply_async(partial_args, partial_kwargs)
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, route_name: str | None = None, **options: Any) -> Any:
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, route_name: str | None = None, **options: Any
+    ) -> AsyncResult[R]:
         """Send the task, with more arguments before and options over its own."""
         if args or kwargs or options:
             args, kwargs, options = self._merge(args, kwargs, options)
         else:
             args, kwargs, options = self.args, self.kwargs, self.options
-        return self._apply_async(args, kwargs, **options)
+        return self._apply_async(args, kwargs, **options)  # type: ignore[no-any-return]
 
     @property
     def _apply_async(self) -> Any:
@@ -133,12 +143,12 @@ class Signature(_Base):
 
         return partial(self.app.send_task, self["task"])
 
-    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerResult[R]:
         """Run the task here and now, as an eager task."""
         args, kwargs, options = self._merge(args, kwargs, options)
-        return self.type.apply(args, kwargs, **options)
+        return self.type.apply(args, kwargs, **options)  # type: ignore[no-any-return]
 
-    def __invert__(self) -> Any:
+    def __invert__(self) -> R:
         """``~sig``: send it, and wait for its result."""
         return self.apply_async().get()
 
@@ -175,19 +185,22 @@ class Signature(_Base):
 
     # ── completing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Self:
         """A copy, with more arguments before and options over its own."""
         args, kwargs, options = self._merge(args, kwargs, options)
-        twin = Signature.from_dict(
-            {**self, "args": tuple(args), "kwargs": dict(kwargs), "options": copied_options(options)},
-            app=self._app,
-        )
+        own = {**self, "args": tuple(args), "kwargs": dict(kwargs)}
+        twin: Any
+        if type(self) is Signature:
+            twin = Signature({**own, "options": {}}, app=self._app)
+            twin["options"] = copied_options(options, {id(self): twin})
+        else:
+            twin = Signature.from_dict({**own, "options": copied_options(options)}, app=self._app)
         twin._type = self._type
-        return twin
+        return twin  # type: ignore[no-any-return]
 
     partial = clone
 
-    def replace(self, args: Any = None, kwargs: Any = None, options: Any = None) -> Any:
+    def replace(self, args: Any = None, kwargs: Any = None, options: Any = None) -> Self:
         """A copy with other arguments or options in place of its own."""
         twin = self.clone()
         if args is not None:
@@ -206,7 +219,7 @@ class Signature(_Base):
         root_id: str | None = None,
         parent_id: str | None = None,
         group_index: int | None = None,
-    ) -> Any:
+    ) -> AsyncResult[R]:
         """Give the call its id, and its place in a canvas, now; the result of the coming call."""
         from zerocelery._ids import uuid
 
@@ -224,11 +237,16 @@ class Signature(_Base):
             options["chord"] = chord
         if group_index is not None:
             options["group_index"] = group_index
-        return self.AsyncResult(task_id)
+        if "reply_to" not in options:
+            app = self.app
+            # Whoever sends it later, its result comes to who has frozen it. A node knows that of itself.
+            if not app.has_node:
+                options["reply_to"] = app.thread_oid
+        return self.AsyncResult(task_id)  # type: ignore[no-any-return]
 
     _freeze = freeze
 
-    def set(self, immutable: bool | None = None, **options: Any) -> Any:
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
         """Set options; returns itself."""
         if immutable is not None:
             self.set_immutable(immutable)
@@ -247,7 +265,7 @@ class Signature(_Base):
         """Call this when the task has failed; returns the errback."""
         return self.append_to_list_option("link_error", errback)
 
-    def on_error(self, errback: Any) -> Any:
+    def on_error(self, errback: Any) -> Self:
         """As link_error, but returns itself."""
         self.link_error(errback)
         return self
@@ -377,13 +395,41 @@ class Signature(_Base):
 abstract.CallableSignature.register(Signature)
 
 
-def copied_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options that can be changed without changing these; the body of a chord is nobody's to change."""
+def copied_options(options: dict[str, Any], memo: dict[int, Any] | None = None) -> dict[str, Any]:
+    """Options that can be changed without changing these: neither them nor those of the signatures in them.
+
+    Arguments:
+        memo: what was copied already, by the id of what it is a copy of: two links to one signature stay so.
+    """
     from copy import deepcopy
 
     if not any(isinstance(value, (dict, list, set)) for value in options.values()):
         return dict(options)
-    return {key: value if key == "chord" else deepcopy(value) for key, value in options.items()}
+    memo = {} if memo is None else memo
+    found = {}
+    for key, value in options.items():
+        if key not in _LINKED:
+            found[key] = deepcopy(value)
+        elif isinstance(value, (list, tuple)):
+            found[key] = [_copied_link(item, memo) for item in value]
+        else:
+            found[key] = _copied_link(value, memo)
+    return found
+
+
+#: The options that hold signatures.
+_LINKED = frozenset({"chord", "link", "link_error"})
+
+
+def _copied_link(item: Any, memo: dict[int, Any]) -> Any:
+    """A linked signature in its plain form, with options of its own; its arguments may be iterators, and stay."""
+    if not isinstance(item, dict):
+        return item
+    twin = memo.get(id(item))
+    if twin is None:
+        twin = memo[id(item)] = dict(item)
+        twin["options"] = copied_options(item.get("options") or {}, memo)
+    return twin
 
 
 def call_text(name: str, args: Any, kwargs: Any) -> str:

@@ -18,7 +18,9 @@
 :mod:`collector`  takes tasks in, receipts, hands out by lease
 :mod:`publisher`  sends receipts and results to inboxes, answers late askers
 :mod:`node`       collector, publisher and journal in one loop at one address
+:mod:`switchboard`  calls to stations by name, and streams: passed on, kept nowhere
 :mod:`producer`   the client
+:mod:`station`    a client that can be called, calls others, casts and listens
 :mod:`worker`     fetches, runs the strategy, reports
 :mod:`strategy`   the injected contract, and the given ones
 :mod:`pool`       how many workers run, and in what

@@ -113,7 +113,10 @@ def parse_address(url: str | Address, *, directory: str | os.PathLike[str] | Non
     """
     if isinstance(url, Address):
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise AddressError(f"{url!r} can't be read: {error}") from error
     if parts.scheme != SCHEME:
         raise AddressError(
             f"{url!r} is no node's address: write zmq:// (this user's node), zmq:///a/directory or zmq://host:port"

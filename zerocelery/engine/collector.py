@@ -5,32 +5,45 @@ commits, and only then sends what the turn produced (:attr:`Collector.outbox`, t
 
 Acceptance: a producer numbers what it sends. The collector takes numbers in order, each once, and receipts the highest;
 so a resend is recognised at no cost, whatever the task's id. The highest number is written in the same transaction as
-the task.
+the task. A task that is refused has a number, too: the refusal is remembered, and said with each welcome, until the
+producer shows that it knows.
 
 Leases: a task is a worker's until it reports it, hands it back, or is lost. A worker is lost when its process ends
 (seen at once on this machine), or when it is frozen or silent for ``lease_timeout``. There is no limit on how long a
 task may run.
+
+Ends: a task's result, what follows it, the end of others that it takes with it, and, where it is a group's member
+(:mod:`zerocelery.engine.groups`), its count and the body after the last one are one transaction. A task that the engine
+itself ends (lost, expired, refused) and that others wait for is accepted once more, as its own aftermath: with a
+verdict, so that its strategy can see to what follows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 import msgspec
 from msgspec import Raw
 
 from zerocelery.engine import wire
+from zerocelery.engine.claims import Leases, Uniques, bounded
 from zerocelery.engine.clock import Clock
 from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.groups import Groups
+from zerocelery.engine.inspection import Inspection
 from zerocelery.engine.journal import Journal
 from zerocelery.engine.ledger import Entry, Lane, Ledger
+from zerocelery.engine.processes import ACCIDENT, SHUTDOWN, TERMINATED, TIME_LIMIT
 from zerocelery.engine.publisher import Publisher
+from zerocelery.engine.rates import EVERYBODY, Rates
+from zerocelery.engine.revocations import Revocations, Wanted
+from zerocelery.engine.switchboard import Switchboard
 
 logger = logging.getLogger("zerocelery.node")
 
@@ -47,10 +60,32 @@ _LAST_WORDS: Final = 0.03
 #: How long a lost child's supervisor may take to turn out lost as well.
 _PARENT_GRACE: Final = 0.25
 
+#: What a worker of this machine has not begun for so long goes to others: it is stopped, or its task lets no other
+#: thread of it run. One that has begun nothing may just be short of processor time, and has the longer time (seconds).
+_BEGIN_WITHIN: Final = 0.25
+_BEGIN_AT_ALL: Final = 1.0
+
 #: How long a worker of the node's former life may take to join again.
 _REJOIN_SECONDS: Final = 20.0
 
+#: How many stored tasks are searched at once for one that was revoked.
+_SWEEP: Final = 200_000
+
+_PAGE: Final = 2_000
+
+#: For how long a revocation is remembered at most (seconds).
+_MOST_KEEP: Final = 365 * 86_400.0
+
+#: The signal that a task was ended by whose worker's word can't be read from here.
+_TERM: Final = 15
+
 _MAX_NAMES: Final = 10_000
+
+#: Messages of one producer whose refusals it may not know.
+_MAX_REFUSALS: Final = 50_000
+
+#: How many waiting tasks of limited names are passed over in search of one that may start now.
+_PASSED_OVER: Final = 100
 
 #: The largest number from outside that goes on to the journal, whose integers have 64 bits.
 _MOST: Final = 1 << 62
@@ -64,6 +99,7 @@ class Processes(Protocol):
     def frozen(self, pid: int) -> bool: ...
     def watch(self, pid: int) -> bool: ...
     def running(self, word: str) -> int | None: ...
+    def cause(self, word: str) -> tuple[int, float]: ...
     def revoke(self, word: str) -> None: ...
     def discard(self, word: str) -> None: ...
 
@@ -83,14 +119,15 @@ class WorkerState:
     """One worker as the collector sees it."""
 
     __slots__ = (
-        "acked", "beat", "busy", "capacity", "ending", "frozen", "generation", "held", "id", "joined", "local",
-        "seconds", "silent_until",
+        "acked", "beat", "begun", "busy", "capacity", "ending", "frozen", "generation", "held", "id", "joined", "local",
+        "obituary", "seconds", "silent_until", "totals",
     )  # fmt: skip
 
     def __init__(self, worker_id: str, joined: wire.Join) -> None:
         self.id = worker_id
         self.joined = joined
         self.held: dict[int, Entry] = {}  # in the order in which they were leased, which is that in which they run
+        self.begun: set[int] = set()  # of these, known to have been started, though its word names another
         self.seconds = 0.0  # what it holds is expected to take
         self.capacity = joined.capacity
         self.generation = joined.generation
@@ -98,9 +135,17 @@ class WorkerState:
         self.busy = False
         self.ending = False  # its process has ended
         self.local = False
+        self.obituary: wire.Lost | None = None  # what its supervisor said of its end
         self.beat = 0.0
         self.frozen = False
         self.silent_until: float | None = None  # known from the journal, has to join again by then
+        self.totals: dict[str, int] = {}  # finished tasks by name, of all workers of its pool
+
+    @property
+    def pool(self) -> str:
+        """Names the pool that it is one of."""
+        join = self.joined
+        return f"{join.host}/{join.parent_pid or join.pid}/{join.parent_started or join.started}"
 
 
 @dataclasses.dataclass(slots=True)
@@ -139,18 +184,28 @@ class Collector:
         self.processes = processes
         self.limits = limits
         self.groups = Groups(journal)
+        self.rates = Rates()
+        self._rates_due: float | None = None  # when a task may start that its limit has kept back (monotonic)
+        self.switchboard = Switchboard(publisher, processes, self._send)
         self.counters = Counters()
         self.workers: dict[str, WorkerState] = {}
         self.outbox: list[tuple[str, wire.ToWorker]] = []
-        self.queries: dict[str, Callable[[bytes], bytes]] = {}
+        self.revocations = Revocations(journal)
+        self.uniques = Uniques(journal)
+        self.leases = Leases(journal, publisher.live, clock)
+        self.inspection = Inspection(self)
+        self.queries: dict[str, Callable[[bytes], bytes]] = dict(self.inspection.queries)
         self._ready: OrderedDict[str, WorkerState] = OrderedDict()
         self._inboxes: dict[str, int] = {}
+        self._refusals: dict[str, dict[int, list[wire.Refusal]]] = {}  # inbox → message → what may not be known there
         self._by_pid: dict[int, set[str]] = {}
         self._estimates: dict[str, float] = {}
         self._lease_number = lease_number
         self._left_of_lease: dict[int, int] = {}
         self._ended: list[tuple[float, WorkerState]] = []
         self._undecided: list[tuple[float, WorkerState, list[Entry]]] = []
+        self._unbegun: dict[str, WorkerState] = {}  # may hold something that they have not started
+        self._look_at = 0.0  # when to look after them
         self._came_back = False
 
     # ── from producers ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -165,18 +220,28 @@ class Collector:
         elif isinstance(message, wire.Hello):
             self._hello(message)
         elif isinstance(message, wire.Ask):
-            self.journal.write()
-            self.publisher.ask(message.inbox, message.ids, wait=message.wait, now=self.clock.wall())
+            self._ask(message)
         elif isinstance(message, wire.Ship):
             self._ship(message)
         elif isinstance(message, wire.Forget):
             self.journal.forget(message.ids)
         elif isinstance(message, wire.Query):
             self._query(message)
+        elif isinstance(message, wire.Tell):
+            self._tell(message)
+        elif isinstance(message, (wire.Cast, wire.Attend, wire.Call, wire.Reply)):
+            self.switchboard.take(message)
         else:
             self._numbered(message)
 
-    def _numbered(self, message: wire.Gather | wire.Grow | wire.Put) -> None:
+    def _ask(self, ask: wire.Ask) -> None:
+        if ask.heard >= 0:
+            self.publisher.heard(ask.inbox, ask.heard)
+        if ask.ids:
+            self.journal.write()
+            self.publisher.ask(ask.inbox, ask.ids, wait=ask.wait, now=self.clock.wall())
+
+    def _numbered(self, message: wire.Gather | wire.Grow | wire.Put | wire.Revoke) -> None:
         """What takes one sequence number and is no task."""
         if self._expected(message.inbox, message.seq, 1) != 0:
             return
@@ -185,9 +250,26 @@ class Collector:
         elif isinstance(message, wire.Grow):
             now = self.clock.wall()
             self._accept_body(self.groups.grow(message.id, message.members, close=message.close, now=now), now)
+        elif isinstance(message, wire.Revoke):
+            self._revoke(message)
         else:
             self._conclude(message.result, message.keep, (), True)
         self._taken(message.inbox, message.seq)
+
+    def _tell(self, message: wire.Tell) -> None:
+        """Pass on what a pool's process says to its workers; which queues they serve is for this node, too."""
+        station = self.switchboard.stations.get(message.inbox)
+        if station is None:
+            return
+        for worker in list(self.workers.values()):
+            join = worker.joined
+            if join.host != station.host or station.pid not in (join.pid, join.parent_pid):
+                continue
+            if message.queues is not None:
+                worker.joined = msgspec.structs.replace(join, queues=list(message.queues))
+                self.journal.worker(worker.id, wire.encode(msgspec.structs.replace(worker.joined, holding=[], done=[])))
+                self._offer(worker)
+            self._send(worker.id, wire.Told(message.body, message.queues))
 
     def _open(self, raw: Raw) -> None:
         problem = self.groups.open(raw, self.clock.wall())
@@ -208,6 +290,10 @@ class Collector:
             last = self.journal.find_inbox(inbox)
             if last is not None:
                 self._inboxes[inbox] = last
+                refusals = self.journal.find_refusals(inbox)
+                if refusals:
+                    decoded = {seq: wire.decode_refusals(raw) for seq, raw in refusals}
+                    self._refusals[inbox] = {seq: r for seq, r in decoded.items() if not isinstance(r, wire.Malformed)}
         return last
 
     def _hello(self, hello: wire.Hello) -> None:
@@ -220,9 +306,23 @@ class Collector:
             if last < hello.lowest - 1 < _MOST:
                 # Of a known one, the journal has lost what was receipted (a power cut, an old copy of the file).
                 self._inboxes[hello.inbox] = last = hello.lowest - 1
-            self.publisher.welcome(hello.inbox, last)
+            if hello.inbox in self._refusals:
+                self._forget_refusals(hello.inbox, hello.lowest)
+            self._welcome(hello.inbox, last)
         else:
             self.publisher.welcome(hello.inbox, -1)  # carries our version: the other side says what is wrong
+
+    def _forget_refusals(self, inbox: str, before: int) -> None:
+        """The producer knows what was refused among lower numbers."""
+        self._refusals[inbox] = {
+            seq: refusals for seq, refusals in self._refusals[inbox].items() if refusals[-1].seq >= before
+        }  # fmt: skip
+        if not self._refusals[inbox]:
+            del self._refusals[inbox]
+        self.journal.forget_refusals(inbox, min(self._refusals.get(inbox, (before,))))
+
+    def _welcome(self, inbox: str, last: int) -> None:
+        self.publisher.welcome(inbox, last, itertools.chain.from_iterable(self._refusals.get(inbox, {}).values()))
 
     def _expected(self, inbox: str, seq: int, count: int) -> int:
         """How many of ``count`` messages from ``seq`` on were taken before; -1: a hole lies before them."""
@@ -251,26 +351,44 @@ class Collector:
         if known < 0 or known == len(tasks):
             return
         now = self.clock.wall()
+        refusals: list[wire.Refusal] = []
         for index in range(known, len(tasks)):
             raw = tasks[index]
             head = wire.decode_task_head(raw)
             if isinstance(head, wire.Malformed):
                 self._malformed(head)
-                self._refuse(inbox, submit.seq + index, "malformed", head.reason)
+                refusals.append(wire.Refusal(submit.seq + index, "malformed", head.reason))
                 continue
             reason = self.ledger.may_accept(head)
             if reason:
-                self._refuse(inbox, submit.seq + index, reason, head.queue)
+                refusals.append(wire.Refusal(submit.seq + index, reason, head.queue))
             elif head.digest is not None and not self.journal.has_callable(head.digest):
-                self._refuse(inbox, submit.seq + index, "callable-unknown", head.digest)
-            else:
+                refusals.append(wire.Refusal(submit.seq + index, "callable-unknown", head.digest))
+            elif not head.flags & wire.UNIQUE or self._claims(head, bytes(raw), now, again=False):
                 self.ledger.accept(head, bytes(raw), now)
                 self.counters.accepted += 1
+        if refusals:
+            self._refuse(inbox, submit.seq, refusals, now)
         self._taken(inbox, submit.seq + len(tasks) - 1)
 
-    def _refuse(self, inbox: str, seq: int, reason: str, detail: str) -> None:
-        self.counters.refused += 1
-        self.publisher.refuse(inbox, wire.Refusal(seq, reason, detail))
+    def _claims(self, head: wire.TaskHead, raw: bytes, now: float, *, again: bool) -> bool:
+        """Take the task's unique key; where another task has it, this one has ended."""
+        holder = self.uniques.claim(raw, now, again=again)
+        if not holder:
+            return True
+        entry = Entry(0, msgspec.structs.replace(head, flags=head.flags & ~wire.UNIQUE), raw)
+        self._fail(entry, "duplicate", f"task {holder} has the same unique key", state=wire.REVOKED)
+        return False
+
+    def _refuse(self, inbox: str, seq: int, refusals: list[wire.Refusal], now: float) -> None:
+        self.counters.refused += len(refusals)
+        for refusal in refusals:
+            self.publisher.refuse(inbox, refusal)
+        unknown = self._refusals.setdefault(inbox, {})
+        unknown[seq] = refusals
+        if len(unknown) > _MAX_REFUSALS:  # more than any producer keeps
+            del unknown[next(iter(unknown))]
+        self.journal.refusals(inbox, seq, int(now), wire.encode(refusals))
 
     def _ship(self, ship: wire.Ship) -> None:
         if self._expected(ship.inbox, ship.seq, 1) != 0:
@@ -287,14 +405,19 @@ class Collector:
     def subscribed(self, topic: str) -> None:
         """An inbox is (again) connected: tell it what is known of it."""
         self.publisher.subscribed(topic)
+        if topic.startswith(wire.STREAM):
+            self.switchboard.subscribed(topic)
+            return
         last = self.last_of(topic)
-        self.publisher.welcome(topic, -1 if last is None else last)
+        self._welcome(topic, -1 if last is None else last)
 
     def unsubscribed(self, topic: str) -> None:
         """A producer is gone, or cut off; what it had accepted is in the journal."""
         self.publisher.unsubscribed(topic)
         if topic not in self.publisher.live:
             self._inboxes.pop(topic, None)
+            self._refusals.pop(topic, None)
+            self.switchboard.left(topic)
 
     def undelivered(self, worker_id: str, message: wire.ToWorker) -> None:
         """A lease could not be sent: its tasks never arrived, so they are for somebody else."""
@@ -343,10 +466,13 @@ class Collector:
             for name in message.workers:
                 if name in self.workers:
                     self.workers[name].beat = now
+        elif isinstance(message, wire.Cast):
+            if worker_id in self.workers:
+                self.switchboard.cast(message, worker_id)
         elif isinstance(message, wire.Lost):
-            lost = self.workers.get(message.worker)
-            if lost is not None:
-                self.lose(lost, "its process died", running=message.running)
+            self._lost_elsewhere(message)
+        elif isinstance(message, wire.Limit) and worker_id in self.workers:
+            self._limit(self.workers[worker_id], message.rates)
 
     def _send(self, worker_id: str, message: wire.ToWorker) -> None:
         self.outbox.append((worker_id, message))
@@ -367,11 +493,13 @@ class Collector:
         if worker is None:
             worker = self.workers[worker_id] = WorkerState(worker_id, join)
         worker.joined = join
+        worker.totals = self.inspection.totals_of(join)
         worker.generation = join.generation
         worker.capacity = join.capacity
         worker.acked = 0
         worker.busy = False
         worker.frozen = False
+        worker.begun.clear()
         worker.silent_until = None
         worker.beat = self.clock.monotonic()
         here = self.processes.local(join.host)
@@ -389,6 +517,7 @@ class Collector:
         if void:
             self.counters.late += len(void)
         self._recount(worker)
+        self._limit(worker, join.rates)
         record = msgspec.structs.replace(join, holding=[], done=[])
         self.journal.worker(worker_id, wire.encode(record))
         self._send(worker_id, wire.Lease(join.generation, 0, [], list(worker.held), self.limits.max_message))
@@ -419,7 +548,10 @@ class Collector:
             if entry is None:
                 self.counters.late += 1  # settled before: the first outcome stands
                 continue
-            self._learn(worker, entry.head.name, report.runtime)
+            name = entry.head.name
+            self._learn(worker, name, report.runtime)
+            totals = worker.totals
+            totals[name] = totals.get(name, 0) + 1
             self._end(entry)
             self.counters.finished += 1
             for raw in report.gathers:
@@ -427,6 +559,8 @@ class Collector:
             for raw in report.followups:
                 self._follow_up(raw, now)
             self._record(entry, report, now)
+            if report.bury:
+                self._keep_dead(entry, [report.bury])
             for ending in report.endings:
                 self._conclude(ending.result, ending.keep, ending.topics, ending.store, gather=ending.gather)
         if not worker.held:
@@ -502,7 +636,7 @@ class Collector:
         head = wire.decode_task_head(raw)
         if isinstance(head, wire.Malformed):
             self._malformed(head)
-        else:
+        elif not head.flags & wire.UNIQUE or self._claims(head, bytes(raw), now, again=True):
             self.ledger.accept(head, bytes(raw), now)
             self.counters.accepted += 1
 
@@ -512,6 +646,8 @@ class Collector:
         self.journal.remove(entry.key)
         if entry.losses:
             self.journal.forget_losses(entry.key)
+        if entry.head.flags & wire.UNIQUE:
+            self.uniques.release(entry.raw, self.clock.wall())
         self._unlease(entry)
 
     def _unlease(self, entry: Entry) -> None:
@@ -563,6 +699,7 @@ class Collector:
     def _drop(self, worker: WorkerState) -> None:
         self.workers.pop(worker.id, None)
         self._ready.pop(worker.id, None)
+        self.switchboard.worker_left(worker.id)
         self.journal.worker(worker.id, None)
         self.processes.discard(worker.joined.word)
         owners = self._by_pid.get(worker.joined.pid)
@@ -582,9 +719,11 @@ class Collector:
 
     def hand_out(self) -> None:
         """Give waiting tasks to the workers that are ready: first to those with nothing to do."""
+        self._rates_due = None
         if not self._ready:
             return
-        idle = [w for w in self._ready.values() if not w.held]
+        # Who was ready last comes first: its process is still awake, and its memory still in the processor's caches.
+        idle = [w for w in reversed(self._ready.values()) if not w.held]
         busy = [w for w in self._ready.values() if w.held]
         for position, worker in enumerate((*idle, *busy)):
             queues = worker.joined.queues
@@ -601,28 +740,34 @@ class Collector:
                 self._ready.pop(worker.id, None)
 
     def _lease(self, worker: WorkerState, lane: Lane | None, most: int) -> None:
-        ledger, estimates = self.ledger, self._estimates
+        ledger, estimates, revoking = self.ledger, self._estimates, bool(self.revocations)
         queues = worker.joined.queues
         several = len(queues) > 1
         taken: list[Entry] = []
         seconds = worker.seconds
         wall = self.clock.wall()
         policy, policies = worker.joined.policy, worker.joined.policies
+        passed_over: list[Entry] = []
         while lane is not None and len(taken) < most:
             first = lane.first()
             if first is None:
                 lane = ledger.best(queues)
                 continue
             head = first.head
-            if head.expires is not None and head.expires <= wall:
+            why = self._why_not(first, wall) if revoking or head.expires is not None else ""
+            if why:
                 lane.take()
                 self.journal.remove(first.key)
-                self._fail(first, "expired", "expired", state=wire.REVOKED)
+                self._fail(first, why, why, state=wire.REVOKED)
             else:
                 # Alone where a worker was lost with it: those that share a lease with it would share its fate.
                 cost = _UNKNOWN_SECONDS if first.losses else estimates.get(head.name, _UNKNOWN_SECONDS)
                 if (taken or worker.held) and seconds + cost > BATCH_SECONDS:
                     break
+                if self.rates and not self._may_start(worker, head):
+                    passed_over.append(lane.take())
+                    lane = ledger.best(queues) if len(passed_over) < _PASSED_OVER else None
+                    continue
                 seconds += cost
                 taken.append(lane.take())
                 first.flags = policies.get(head.name, policy if policy >= 0 else head.flags)
@@ -630,9 +775,29 @@ class Collector:
                     first.flags = wire.ACK_LATE | wire.REJECT_ON_LOST
             if several or not lane.order:
                 lane = ledger.best(queues)
-        if not taken:
-            return
-        worker.seconds = seconds
+        for entry in reversed(passed_over):
+            ledger.lane(entry.head.queue).push(entry)
+        if taken:
+            worker.seconds = seconds
+            self._give(worker, taken, wall)
+
+    def _limit(self, worker: WorkerState, rates: list[wire.Rate]) -> None:
+        for rate in rates:
+            self.rates.change(EVERYBODY if rate.shared else worker.pool, {rate.name: rate.limit})
+        if len(self.rates) > _MAX_NAMES:
+            self.rates.keep({other.pool for other in self.workers.values()})
+
+    def _may_start(self, worker: WorkerState, head: wire.TaskHead) -> bool:
+        if head.flags & wire.SETTLED:
+            return True
+        now = self.clock.monotonic()
+        wait = self.rates.start(worker.pool, head.name, now)
+        if wait > 0.0:
+            self._rates_due = min(now + wait, self._rates_due or now + wait)
+        return wait == 0.0
+
+    def _give(self, worker: WorkerState, taken: list[Entry], wall: float) -> None:
+        ledger = self.ledger
         if not worker.held:
             worker.beat = self.clock.monotonic()  # that it was silent while it had nothing to do says nothing
         self._lease_number += 1
@@ -641,11 +806,88 @@ class Collector:
         self._left_of_lease[number] = len(taken)
         for entry in taken:
             entry.lease = number
+            entry.since = wall
             ledger.leased[entry.key] = entry
             worker.held[entry.key] = entry
         self.journal.lease(number, worker.id, wire.encode([(e.key, e.flags) for e in taken]))
         entries = [wire.LeaseEntry(e.key, e.losses, Raw(e.raw)) for e in taken]
         self._send(worker.id, wire.Lease(worker.generation, worker.acked, entries))
+        if not self._unbegun:
+            self._look_at = worker.beat + _BEGIN_WITHIN
+        self._unbegun[worker.id] = worker
+
+    # ── revoking ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _why_not(self, entry: Entry, now: float) -> str:
+        """Why a task is not to be started: expired or revoked; '' where it is."""
+        head = entry.head
+        if head.expires is not None and head.expires <= now:
+            return "expired"
+        if not head.flags & wire.SETTLED and self.revocations.revokes(head, entry.raw, now):
+            return "revoked"
+        return ""
+
+    def _revoke(self, message: wire.Revoke) -> None:
+        """Take the tasks out that wait here, and remember those that may still come."""
+        now = self.clock.wall()
+        self.revocations.add(message.ids, message.labels, int(now + bounded(message.keep, _MOST_KEEP)))
+        wanted = Wanted(message.ids, message.labels)
+        if message.terminate:
+            for entry in self.ledger.leased.values():
+                entry.revoked = entry.revoked or wanted.matches(entry.head, entry.raw)
+        for lane in list(self.ledger.lanes.values()):
+            self._revoke_waiting(lane, wanted)
+        self._revoke_scheduled(wanted)
+
+    def _revoke_waiting(self, lane: Lane, wanted: Wanted) -> None:
+        window = [e for bucket in lane.buckets.values() for e in bucket if wanted.matches(e.head, e.raw)]
+        found = [entry for entry in window if not entry.head.flags & wire.SETTLED]
+        for entry in found:
+            lane.remove(entry)
+        if 0 < lane.stored <= _SWEEP:  # in a longer one it ends when its turn comes
+            for key, head, raw in wanted.among(self._stored(lane)):
+                if not head.flags & wire.SETTLED:
+                    lane.stored -= 1
+                    found.append(Entry(key, head, raw))
+        for entry in found:
+            self.journal.remove(entry.key)
+            self._fail(entry, "revoked", "revoked", state=wire.REVOKED)
+
+    def _stored(self, lane: Lane) -> Iterator[tuple[int, bytes]]:
+        """What waits in a queue beyond its window, with the keys."""
+        after, leased = lane.frontier, self.ledger.leased
+        while rows := self.journal.page(after, lane.end, _PAGE):
+            after = rows[-1][0]
+            yield from ((key, raw) for key, _, raw in rows if key not in leased)
+
+    def _scheduled(self) -> Iterator[tuple[int, bytes]]:
+        """What waits for its ETA, with its numbers."""
+        after = -1
+        while rows := self.journal.held_page(after, _PAGE):
+            after = rows[-1][0]
+            yield from rows
+
+    def _revoke_scheduled(self, wanted: Wanted) -> None:
+        if sum(lane.scheduled for lane in self.ledger.lanes.values()) > _SWEEP:
+            return
+        found = list(wanted.among(self._scheduled()))
+        if not found:
+            return
+        self.journal.take_held(number for number, _, _ in found)
+        for _, head, raw in found:
+            self.ledger.lane(head.queue).scheduled -= 1
+            self._fail(Entry(0, head, raw), "revoked", "revoked", state=wire.REVOKED)
+        self.ledger.next_due = self.journal.next_due()
+
+    def oldest(self, lane: Lane) -> float | None:
+        """For how many seconds the oldest task of a queue has been waiting."""
+        since = self.ledger.oldest(lane)
+        return None if since is None else max(0.0, self.clock.wall() - since)
+
+    def dropped(self, entry: Entry) -> None:
+        """A task was removed with no word about its end."""
+        if entry.head.flags & wire.UNIQUE:
+            self.uniques.release(entry.raw, self.clock.wall())
 
     # ── losing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -658,21 +900,31 @@ class Collector:
                 self._ready.pop(worker_id, None)
                 self._ended.append((self.clock.monotonic() + _LAST_WORDS, worker))
 
-    def lose(self, worker: WorkerState, why: str, *, running: int | None = None) -> None:
+    def _lost_elsewhere(self, lost: wire.Lost) -> None:
+        """Its supervisor says that a worker has died whose process can't be seen from here."""
+        worker = self.workers.get(lost.worker)
+        if worker is None:
+            return
+        worker.obituary = lost
+        if not worker.local and not worker.ending:
+            worker.ending = True
+            self._ready.pop(worker.id, None)
+            self._ended.append((self.clock.monotonic() + _LAST_WORDS, worker))
+
+    def lose(self, worker: WorkerState, why: str) -> None:
         """Settle what a lost worker held: unstarted tasks go back as they were, started ones by their own rule."""
         self._came_back = True  # also where this turn's handing out is over, and its results are sent
-        word = worker.joined.word
-        if running is None and self.processes.local(worker.joined.host):
-            running = self.processes.running(word)
+        word, told = worker.joined.word, worker.obituary
+        running = self.processes.running(word) if self.processes.local(worker.joined.host) else None
+        if running is None and told is not None:
+            running = told.running
         held = list(worker.held.values())
-        started: list[Entry] = []
-        if running is None or any(e.key == running for e in held):
-            # In the order of the lease: all up to the one that was running had started. Without a word, all may have.
-            last = next((i for i, e in enumerate(held) if e.key == running), len(held) - 1)
-            started, held = held[: last + 1], held[last + 1 :]
+        count = len(held) if running is None else _begun(worker, held, running)  # without a word, all may have started
+        started, held = held[:count], held[count:]
         for entry in reversed(held):
             self._release(worker, entry)
             self.ledger.put_back(entry)
+        cause, number = self.processes.cause(word) if told is None else (told.cause, told.number)
         self._drop(worker)
         if started:
             self.counters.lost += 1
@@ -680,6 +932,8 @@ class Collector:
         undecided: list[Entry] = []
         for entry in started:
             self._unlease(entry)
+            if cause != ACCIDENT and self._settle_ended(entry, worker, cause, number, guilty=entry.key == running):
+                continue
             if entry.flags & wire.ACK_LATE and not entry.flags & wire.REJECT_ON_LOST and self._parent_lives(worker):
                 undecided.append(entry)
             else:
@@ -689,12 +943,45 @@ class Collector:
 
     def _parent_lives(self, worker: WorkerState) -> bool:
         join = worker.joined
+        if worker.obituary is not None and not worker.local:
+            return True  # it has told
         if not join.parent_pid or not self.processes.local(join.host):
             return False
         return self.processes.alive(join.parent_pid, join.parent_started)
 
+    def _settle_ended(self, entry: Entry, worker: WorkerState, cause: int, number: float, *, guilty: bool) -> bool:
+        """A started task whose worker was killed on purpose; False where that says nothing about this one.
+
+        Arguments:
+            guilty: whether it is the one that was running.
+        """
+        late = bool(entry.flags & wire.ACK_LATE)
+        if cause == SHUTDOWN:
+            if late:
+                self.ledger.put_back(entry)  # nobody's fault: counted as no loss
+            else:
+                self._settle(entry, worker, "the worker was told to end at once", again=False)
+            return True
+        if not guilty or cause not in (TIME_LIMIT, TERMINATED):
+            return False
+        if cause == TIME_LIMIT and late and entry.flags & wire.AGAIN_ON_TIMEOUT:
+            self._settle(entry, worker, f"it took longer than {number:g} s", again=True)
+            return True
+        self.ledger.leased.pop(entry.key, None)
+        self.journal.remove(entry.key)
+        if cause == TIME_LIMIT:
+            self._fail(entry, "time-limit", f"{number:.12g}")
+        else:
+            self._fail(entry, "terminated", f"{number:.0f}", state=wire.REVOKED, worker=worker)
+        return True
+
     def _settle(self, entry: Entry, worker: WorkerState, why: str, *, again: bool) -> None:
         """A started task whose worker is gone: run it again where it may be, else end it with the reason."""
+        if entry.revoked:
+            self.ledger.leased.pop(entry.key, None)
+            self.journal.remove(entry.key)
+            self._fail(entry, "terminated", f"{_TERM}", state=wire.REVOKED, worker=worker)
+            return
         what = f"worker {worker.joined.name} (pid {worker.joined.pid}) was lost while running it: {why}"
         if not again:
             self.ledger.leased.pop(entry.key, None)
@@ -708,38 +995,58 @@ class Collector:
         self.journal.lost(entry.key, entry.losses, what)
         self.ledger.put_back(entry)
 
+    def _keep_dead(self, entry: Entry, history: list[str]) -> None:
+        """Keep a task as a dead letter."""
+        head = entry.head
+        self.counters.dead += 1
+        self.journal.bury(entry.key, head.id, head.name, self.clock.wall(), json.dumps(history), entry.raw)
+
     def _bury(self, entry: Entry, what: str) -> None:
         history = [*self.journal.loss_history(entry.key), what]
-        self.counters.dead += 1
         self.ledger.leased.pop(entry.key, None)
         self.journal.remove(entry.key)
         self.journal.forget_losses(entry.key)
-        head = entry.head
-        self.journal.bury(entry.key, head.id, head.name, self.clock.wall(), json.dumps(history), entry.raw)
+        self._keep_dead(entry, history)
         message = f"{entry.losses} workers were lost while running it; it is kept as a dead letter"
         self._fail(entry, "dead", message, history=history)
 
     def _fail(
-        self, entry: Entry, kind: str, message: str, *, state: str = wire.FAILURE, history: list[str] | None = None
-    ) -> None:
+        self, entry: Entry, kind: str, message: str, *, state: str = wire.FAILURE, history: list[str] | None = None,
+        worker: WorkerState | None = None,
+    ) -> None:  # fmt: skip
         """End a task with the engine's own outcome."""
         head = entry.head
         now = self.clock.wall()
+        if head.flags & wire.UNIQUE:
+            self.uniques.release(entry.raw, now)
+        if state == wire.REVOKED and kind != "duplicate" and self.switchboard.stations:
+            self._tell_station(kind, message, entry, worker)
         loss = wire.encode(wire.Loss(kind, message, history or []))
         result = wire.Result(id=head.id, state=state, final=True, content_type=wire.LOSS_TYPE, value=loss, finished=now)
         raw = wire.encode(result)
-        if not entry.flags & wire.IGNORE_RESULT:
+        flags = head.flags | entry.flags  # its own, and what its worker said of tasks of this name
+        if not flags & wire.IGNORE_RESULT:
             self._store(wire.ResultHead(head.id, state, True), raw, head.keep, now)
         self.publisher.result(head.id, Raw(raw), head.topics, final=True)
-        if head.flags & (wire.MEMBER | wire.AFTERMATH):
+        if flags & (wire.MEMBER | wire.AFTERMATH):
             self._follow_loss(entry, raw, now)
+
+    def _tell_station(self, kind: str, message: str, entry: Entry, worker: WorkerState | None) -> None:
+        """Let the pool that had the task, or else one that would have, know that it was revoked."""
+        queue = entry.head.queue
+        pools = {
+            (w.joined.host, w.joined.parent_pid or w.joined.pid)
+            for w in ((worker,) if worker is not None else self.workers.values())
+            if worker is not None or queue in w.joined.queues
+        }
+        self.switchboard.notify(pools, wire.encode((kind, message, entry.raw)))
 
     def _follow_loss(self, entry: Entry, raw: bytes, now: float) -> None:
         """What follows from an end that no worker has reported: others may have waited for this task."""
         task = wire.decode_task(entry.raw)
         if isinstance(task, wire.Malformed):
             return
-        if task.flags & wire.AFTERMATH:
+        if (task.flags | entry.flags) & wire.AFTERMATH:
             self._follow_up(Raw(wire.encode(wire.aftermath(task, raw))), now)
         if task.flags & wire.MEMBER:
             self._count(task.gather, wire.ResultHead(task.id, wire.FAILURE, True), raw, now)
@@ -753,6 +1060,47 @@ class Collector:
             self._lose_ended()
         if self._undecided:
             self._decide()
+        if self._unbegun:
+            self._look_after_unbegun()
+
+    def _look_after_unbegun(self) -> None:
+        """Take back what a worker has held for some time and not begun, and was not able to hand back itself."""
+        now = self.clock.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _BEGIN_WITHIN / 2
+        for worker in list(self._unbegun.values()):
+            seconds = now - worker.beat
+            if seconds >= _BEGIN_WITHIN and self._take_unbegun(worker, seconds):
+                del self._unbegun[worker.id]
+
+    def _take_unbegun(self, worker: WorkerState, seconds: float) -> bool:
+        """Whether there is nothing more to look for, until the next lease."""
+        if not worker.held or not worker.local or worker.ending or self.workers.get(worker.id) is not worker:
+            return True
+        word = worker.joined.word
+        held = list(worker.held.values())
+        running = self.processes.running(word)
+        if running is None:
+            return True
+        count = _begun(worker, held, running)
+        if count == len(held):
+            return True
+        if not count and seconds < _BEGIN_AT_ALL and not self.processes.frozen(worker.joined.pid):
+            return False
+        # Banned first, and then looked at: either it sees the ban before it starts one, or we see what it has started.
+        # It joins again when it comes to the ban.
+        self.processes.revoke(word)
+        running = self.processes.running(word)
+        count = len(held) if running is None else _begun(worker, held, running)
+        worker.begun.update(entry.key for entry in held[:count])
+        for entry in reversed(held[count:]):
+            self._release(worker, entry)
+            self.ledger.put_back(entry)
+        self._came_back = True
+        self._recount(worker)
+        self._ready.pop(worker.id, None)
+        return True
 
     def _lose_ended(self) -> None:
         now = self.clock.monotonic()
@@ -837,6 +1185,10 @@ class Collector:
             waits.append(0.02)
         if self._ended:
             waits.append(self._ended[0][0] - self.clock.monotonic())
+        if self._unbegun:
+            waits.append(self._look_at - self.clock.monotonic())
+        if self._rates_due is not None:
+            waits.append(self._rates_due - self.clock.monotonic())
         return max(0.0, min(waits)) if waits else None
 
     @property
@@ -903,6 +1255,12 @@ class Collector:
                 return
             worker.local = True
         worker.silent_until = worker.beat + _REJOIN_SECONDS
+
+
+def _begun(worker: WorkerState, held: list[Entry], running: int) -> int:
+    """How many of the tasks that a worker holds, in the order of their leases, it has started."""
+    begun = worker.begun
+    return max((i + 1 for i, entry in enumerate(held) if entry.key == running or entry.key in begun), default=0)
 
 
 def _gather_of(entry: Entry) -> str | None:

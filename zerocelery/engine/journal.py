@@ -7,7 +7,9 @@ has ended in between never reaches the tables at all, so a short task costs two 
 
 Applying is one SQLite transaction, which also counts the log's *generation* up: records of an older generation are
 dead, and their space is written over. A node that was killed finds the tables as of the last applying and the log's
-records since; opening the journal applies them, up to the first one that is not whole (it was never acknowledged).
+records since; opening the journal applies them, up to the last one where that is not whole (it was never
+acknowledged). A damaged one that others follow is an error, or a warning where the machine has stopped since and that
+was not promised to be survived: a journal is never shorter without a word.
 
 Tasks are clustered by *key*: queue number, then inverted priority, then arrival. So the rows of one queue lie in the
 order in which they are handed out, and a backlog is read in pages with no second index.
@@ -20,18 +22,23 @@ Durability:
 
 from __future__ import annotations
 
+import logging
+import mmap
 import os
 import sqlite3
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
 
 from zerocelery.engine.errors import JournalError
 from zerocelery.engine.failpoints import failpoint
+from zerocelery.engine.processes import boot_id
+
+logger = logging.getLogger("zerocelery.node")
 
 Durability = Literal["none", "process", "power"]
 
@@ -69,6 +76,9 @@ CREATE TABLE parts(gather TEXT NOT NULL, id TEXT NOT NULL, verdict INTEGER NOT N
 #: Changes are applied to SQLite when there are so many, or so many bytes of them: some milliseconds of work.
 _APPLY_ROWS: Final = 512
 _APPLY_BYTES: Final = 4 << 20
+
+#: Tasks are read until they come to this many bytes.
+_PAGE_BYTES: Final = 8 << 20
 
 #: Before each record of the log: its length and its checksum.
 _RECORD: Final = struct.Struct("<II")
@@ -184,8 +194,11 @@ class Journal:
         if self.path is not None:
             try:
                 self._open_log(self.path)
+            except JournalError:
+                self.abandon()
+                raise
             except (sqlite3.Error, OSError) as error:
-                self._db.close()
+                self.abandon()
                 raise self._unusable(str(self.path), error) from error
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -254,8 +267,42 @@ class Journal:
             while (turn := _read_record(file, size)) is not None and turn.generation == self._turn.generation:
                 self._pending.take(turn)
                 self._logged = file.tell()
+        if size:
+            self._look_behind(path.with_suffix(".log"))
         if self._logged:
             self.apply()
+        boot = boot_id()
+        if boot != self.find_meta("boot"):
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES('boot',?)", (boot,))
+
+    def _look_behind(self, path: Path) -> None:
+        """Make sure that the log ends where it could not be read on: its last record may be half written, for the node
+        was killed just then, and was never acknowledged; one that has others after it was, and is damaged. Where the
+        machine has stopped since, and ``durability`` didn't promise to survive that, it is no more than a warning.
+
+        Raises:
+            JournalError: there are others.
+        """
+        before = self.find_meta("boot")
+        machine_stopped = before is not None and before != boot_id() and self.durability == "process"
+        # What each record of this generation begins with, after its head: a short array, and its first item.
+        mark = bytes((0x90 | len(_Turn.__struct_fields__),)) + msgpack_encode(self._turn.generation)
+        with mmap.mmap(self._log, 0, access=mmap.ACCESS_READ) as log:
+            at = log.find(mark, self._logged + 1)
+            while at >= 0:
+                start = at - _RECORD.size
+                if start > self._logged and _is_whole(log, start):
+                    if machine_stopped:
+                        logger.warning(
+                            "the machine stopped while this node wrote: what the log %s has from byte %d on is lost; "
+                            "a node with --durability power keeps all", path, self._logged,
+                        )  # fmt: skip
+                        return
+                    raise JournalError(
+                        f"the log {path} is damaged at byte {self._logged:,}: there are whole records after it. To "
+                        f"start without what was written there and later: truncate -s {self._logged} {path}"
+                    )
+                at = log.find(mark, at + 1)
 
     @staticmethod
     def _flush_directory(directory: Path) -> None:
@@ -325,6 +372,16 @@ class Journal:
             marks.pop()  # said again in the same turn
         marks.append(("inbox", inbox, last, seen, None))
 
+    def refusals(self, inbox: str, seq: int, seen: int, raw: bytes) -> None:
+        """Remember what was refused of the message with this number."""
+        self._turn.marks.append(("refusals", f"{inbox}/{seq:020}", seq, seen, raw))
+
+    def forget_refusals(self, inbox: str, before: int) -> None:
+        """The producer knows of those in messages of lower numbers."""
+        self._others.append(
+            ("DELETE FROM marks WHERE kind='refusals' AND id>=? AND id<?", (f"{inbox}/", f"{inbox}/{before:020}"))
+        )
+
     def lost(self, key: int, losses: int, what: str) -> None:
         """One more worker was lost with this task."""
         self._others.append(("UPDATE tasks SET losses=? WHERE key=?", (losses, key)))
@@ -337,12 +394,33 @@ class Journal:
         """Keep a task that killed too many workers, for people to look at."""
         self._others.append(("INSERT OR REPLACE INTO dead VALUES(?,?,?,?,?,?)", (key, task_id, name, at, history, raw)))
 
+    def unbury(self, key: int) -> None:
+        """Keep a dead letter no longer."""
+        self._others.append(("DELETE FROM dead WHERE key=?", (key,)))
+
     def worker(self, worker: str, joined: bytes | None) -> None:
         """Remember who holds leases; None: it left."""
         if joined is None:
             self._others.append(("DELETE FROM marks WHERE kind='worker' AND id=?", (worker,)))
         else:
             self._others.append((_MARK, ("worker", worker, 0, 0, joined)))
+
+    def mark(self, kind: str, name: str, number: int, value: bytes | None) -> None:
+        """Remember something small by its kind and name."""
+        self._others.append((_MARK, (kind, name, number, 0, value)))
+
+    def unmark(self, kind: str, name: str) -> None:
+        self._others.append(("DELETE FROM marks WHERE kind=? AND id=?", (kind, name)))
+
+    def marked(self, kind: str) -> list[tuple[str, int, bytes | None]]:
+        """Name, number and value of all of this kind."""
+        self.write()
+        return self._db.execute("SELECT id, number, value FROM marks WHERE kind=?", (kind,)).fetchall()
+
+    def take_held(self, numbers: Iterable[int]) -> None:
+        """Remove tasks that wait for their ETA."""
+        self._begin()
+        self._db.executemany("DELETE FROM held WHERE n=?", [(n,) for n in numbers])
 
     def queue(self, number: int, name: str) -> None:
         self._others.append(("INSERT INTO queues VALUES(?,?)", (number, name)))
@@ -432,12 +510,16 @@ class Journal:
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def page(self, after: int, before: int, limit: int) -> list[tuple[int, int, bytes]]:
-        """Waiting and leased tasks with ``after < key < before``, in hand-out order."""
+    def page(self, after: int, before: int, limit: int, most_bytes: int = _PAGE_BYTES) -> list[tuple[int, int, bytes]]:
+        """Waiting and leased tasks with ``after < key < before``, in hand-out order: at most ``limit`` of them, and
+        none after the one with which they come to ``most_bytes``."""
         self.write()
-        return self._db.execute(
-            "SELECT key, losses, raw FROM tasks WHERE key>? AND key<? ORDER BY key LIMIT ?", (after, before, limit)
-        ).fetchall()
+        return _up_to(
+            most_bytes,
+            self._db.execute(
+                "SELECT key, losses, raw FROM tasks WHERE key>? AND key<? ORDER BY key LIMIT ?", (after, before, limit)
+            ),
+        )
 
     def task(self, key: int) -> tuple[int, bytes] | None:
         self.write()
@@ -456,11 +538,12 @@ class Journal:
             yield raw
 
     def take_due(self, now: float, limit: int) -> list[tuple[int, bytes]]:
-        """Remove and give the tasks whose time has come, the earliest first."""
+        """Remove and give the tasks whose time has come, the earliest first: not all, where they are many or large."""
         self.write()
-        rows: list[tuple[int, bytes]] = self._db.execute(
-            "SELECT n, raw FROM held WHERE due<=? ORDER BY due, n LIMIT ?", (now, limit)
-        ).fetchall()
+        rows: list[tuple[int, bytes]] = _up_to(
+            _PAGE_BYTES,
+            self._db.execute("SELECT n, raw FROM held WHERE due<=? ORDER BY due, n LIMIT ?", (now, limit)),
+        )
         if rows:
             self._begin()
             self._db.executemany("DELETE FROM held WHERE n=?", [(n,) for n, _ in rows])
@@ -513,6 +596,23 @@ class Journal:
         self.write()
         return self._db.execute("SELECT id, verdict, raw FROM parts WHERE gather=?", (gather,)).fetchall()
 
+    def held_page(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Tasks that wait for their ETA, with their numbers, in the order of these."""
+        self.write()
+        return self._db.execute("SELECT n, raw FROM held WHERE n>? ORDER BY n LIMIT ?", (after, limit)).fetchall()
+
+    def schedule(self, limit: int) -> list[tuple[float, bytes]]:
+        """The tasks that wait for their ETA, the earliest first."""
+        self.write()
+        return self._db.execute("SELECT due, raw FROM held ORDER BY due, n LIMIT ?", (limit,)).fetchall()
+
+    def dead_raws(self, limit: int) -> list[tuple[int, str, float, str, bytes]]:
+        """Key, id, time of death, history and message of the dead letters, the latest first."""
+        self.write()
+        return self._db.execute(
+            "SELECT key, id, at, history, raw FROM dead ORDER BY at DESC LIMIT ?", (limit,)
+        ).fetchall()
+
     def count_groups(self) -> int:
         self.write()
         return int(self._db.execute("SELECT count(*) FROM groups").fetchone()[0])
@@ -523,6 +623,14 @@ class Journal:
                 return mark[2]
         row = self._db.execute("SELECT number FROM marks WHERE kind='inbox' AND id=?", (inbox,)).fetchone()
         return row[0] if row else None
+
+    def find_refusals(self, inbox: str) -> list[tuple[int, bytes]]:
+        """Number and refusals of the messages in which something was refused."""
+        self.write()
+        return self._db.execute(
+            "SELECT number, value FROM marks WHERE kind='refusals' AND id>=? AND id<? ORDER BY id",
+            (f"{inbox}/", f"{inbox}0"),  # the character after the slash
+        ).fetchall()
 
     def find_callable(self, digest: str) -> bytes | None:
         self.write()
@@ -569,11 +677,23 @@ class Journal:
     def expire_quiet(self, *, inboxes_before: int, callables_before: int, groups_before: int) -> None:
         """Forget producers and callables that nobody has used since then, and groups that were opened before."""
         self._begin()
-        self._db.execute("DELETE FROM marks WHERE kind='inbox' AND seen<?", (inboxes_before,))
+        self._db.execute("DELETE FROM marks WHERE kind IN ('inbox', 'refusals') AND seen<?", (inboxes_before,))
         self._db.execute("DELETE FROM callables WHERE used<?", (callables_before,))
         quiet = [gather for (gather,) in self._db.execute("SELECT id FROM groups WHERE seen<?", (groups_before,))]
         self._db.executemany("DELETE FROM parts WHERE gather=?", [(gather,) for gather in quiet])
         self._db.executemany("DELETE FROM groups WHERE id=?", [(gather,) for gather in quiet])
+
+
+def _up_to(most_bytes: int, rows: sqlite3.Cursor) -> list[Any]:
+    """The rows up to the one with which their last columns come to this many bytes."""
+    taken = []
+    for row in rows:
+        taken.append(row)
+        most_bytes -= len(row[-1])
+        if most_bytes <= 0:
+            break
+    rows.close()
+    return taken
 
 
 def _read_record(file: BinaryIO, size: int) -> _Turn | None:
@@ -591,6 +711,13 @@ def _read_record(file: BinaryIO, size: int) -> _Turn | None:
         return _decode_turn(payload)
     except msgspec.MsgspecError:
         return None
+
+
+def _is_whole(log: mmap.mmap, start: int) -> bool:
+    """Whether a record begins here."""
+    length, checksum = _RECORD.unpack_from(log, start)
+    begin = start + _RECORD.size
+    return bool(length <= len(log) - begin and zlib.crc32(log[begin : begin + length]) == checksum)
 
 
 msgpack_encode = msgspec.msgpack.Encoder().encode

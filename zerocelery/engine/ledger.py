@@ -10,6 +10,7 @@ Task ids are the users' names; the same id may be accepted again and is another 
 
 from __future__ import annotations
 
+import bisect
 import logging
 from collections import deque
 from collections.abc import Iterable
@@ -31,6 +32,12 @@ MAX_QUEUES: Final = (1 << 16) - 2  # so that the end of the last one's keys is a
 #: How many tasks of a queue are kept in memory; at twice as many the last ones are left to the journal.
 WINDOW: Final = 4_000
 
+#: The same in bytes: of large tasks fewer are kept.
+WINDOW_BYTES: Final = 8 << 20
+
+#: Moments of acceptance that are remembered.
+_NOTED: Final = 2_000
+
 #: Arrival numbers are set aside in the journal this many at a time, so that a restarted node gives none a second time:
 #: a worker may still have a report with a key of the node's former life.
 _SET_ASIDE: Final = 1 << 20
@@ -39,7 +46,7 @@ _SET_ASIDE: Final = 1 << 20
 class Pages(Protocol):
     """What the ledger reads from and writes to its journal."""
 
-    def page(self, after: int, before: int, limit: int) -> list[tuple[int, int, bytes]]: ...
+    def page(self, after: int, before: int, limit: int, most_bytes: int) -> list[tuple[int, int, bytes]]: ...
     def insert(self, key: int, losses: int, raw: bytes) -> None: ...
     def hold(self, n: int, due: float, raw: bytes) -> None: ...
     def queue(self, number: int, name: str) -> None: ...
@@ -50,9 +57,11 @@ class Pages(Protocol):
 class Entry:
     """One accepted task in memory."""
 
-    __slots__ = ("flags", "head", "key", "lease", "losses", "raw")
+    __slots__ = ("flags", "head", "key", "lease", "losses", "raw", "revoked", "since")
 
     def __init__(self, key: int, head: TaskHead, raw: bytes, *, losses: int = 0) -> None:
+        self.since = 0.0  # when it was leased (wall clock)
+        self.revoked = False  # it is being ended while it runs
         self.key = key
         self.head = head
         self.raw = raw
@@ -69,7 +78,7 @@ class Entry:
 class Lane:
     """One queue."""
 
-    __slots__ = ("base", "buckets", "end", "frontier", "loaded", "name", "order", "scheduled", "stored")
+    __slots__ = ("base", "buckets", "bytes", "end", "frontier", "loaded", "name", "order", "scheduled", "stored")
 
     def __init__(self, number: int, name: str) -> None:
         self.name = name
@@ -78,6 +87,7 @@ class Lane:
         self.buckets: dict[int, deque[Entry]] = {}  # inverted priority → tasks in order of arrival
         self.order: list[int] = []  # the keys of `buckets` that hold something, best first
         self.loaded = 0
+        self.bytes = 0  # of what is loaded
         self.stored = 0  # waiting beyond the frontier: in the journal only
         self.frontier = self.base
         self.scheduled = 0
@@ -90,12 +100,12 @@ class Lane:
         """Take a task that was just written to the journal into the window, or leave it to the journal."""
         key = entry.key
         if key > self.frontier:
-            if self.stored or self.loaded >= WINDOW:
+            if self.stored or self.loaded >= WINDOW or self.bytes >= WINDOW_BYTES:
                 self.stored += 1
                 return
             self.frontier = key
         self._load(entry, key)
-        if self.loaded >= 2 * WINDOW:
+        if self.loaded >= 2 * WINDOW or self.bytes >= 2 * WINDOW_BYTES:
             self._spill()
 
     def load(self, entry: Entry) -> None:
@@ -105,6 +115,8 @@ class Lane:
         self._load(entry, entry.key)
 
     def _load(self, entry: Entry, key: int) -> None:
+        self.loaded += 1
+        self.bytes += len(entry.raw)
         inverted = (key >> ARRIVAL_BITS) & MAX_PRIORITY
         bucket = self.buckets.get(inverted)
         if bucket is None:
@@ -114,10 +126,8 @@ class Lane:
             self.order.sort()
         elif key < bucket[-1].key:
             self._insert(bucket, entry)
-            self.loaded += 1
             return
         bucket.append(entry)
-        self.loaded += 1
 
     @staticmethod
     def _insert(bucket: deque[Entry], entry: Entry) -> None:
@@ -129,11 +139,11 @@ class Lane:
         bucket.insert(index, entry)
 
     def _spill(self) -> None:
-        """Leave the last of the window to the journal again."""
-        while self.loaded > WINDOW:
+        """Leave the last of the window to the journal again; the next task stays, however large it is."""
+        while self.loaded > 1 and (self.loaded > WINDOW or self.bytes > WINDOW_BYTES):
             inverted = self.order[-1]
             bucket = self.buckets[inverted]
-            bucket.pop()
+            self.bytes -= len(bucket.pop().raw)
             self.loaded -= 1
             self.stored += 1
             if not bucket:
@@ -144,6 +154,16 @@ class Lane:
         """The task that is next, left where it is."""
         return self.buckets[self.order[0]][0] if self.order else None
 
+    def remove(self, entry: Entry) -> None:
+        """Remove a task of the window, wherever it is."""
+        inverted = (entry.key >> ARRIVAL_BITS) & MAX_PRIORITY
+        bucket = self.buckets[inverted]
+        bucket.remove(entry)
+        if not bucket:
+            self.order.remove(inverted)
+        self.loaded -= 1
+        self.bytes -= len(entry.raw)
+
     def take(self) -> Entry:
         """Remove the task that is next."""
         bucket = self.buckets[self.order[0]]
@@ -151,6 +171,7 @@ class Lane:
         if not bucket:
             del self.order[0]
         self.loaded -= 1
+        self.bytes -= len(entry.raw)
         return entry
 
 
@@ -170,6 +191,8 @@ class Ledger:
         self.leased: dict[int, Entry] = {}
         self.next_due: float | None = None
         self._arrival = self._set_aside = arrival
+        self.accepted: list[tuple[int, float]] = []  # arrival numbers and when they were given, at most one a second
+        self._note_at = 0.0
 
     def lane(self, name: str) -> Lane:
         """The queue of this name, made if there is none."""
@@ -207,6 +230,8 @@ class Ledger:
         if self._arrival > self._set_aside:
             self._set_aside = self._arrival + _SET_ASIDE
             self.journal.meta("arrival", self._set_aside)
+        if now >= self._note_at:
+            self._note(now)
         eta = head.eta
         if eta is not None and eta > now:
             self.journal.hold(self._arrival, eta, raw)
@@ -220,6 +245,22 @@ class Ledger:
         key = lane.base | inverted << ARRIVAL_BITS | self._arrival
         self.journal.insert(key, 0, raw)
         lane.push(Entry(key, head, raw))
+
+    def _note(self, now: float) -> None:
+        self._note_at = now + 1.0
+        self.accepted.append((self._arrival, now))
+        if len(self.accepted) > _NOTED:
+            del self.accepted[1::2]  # coarser, the longer it is ago
+
+    def oldest(self, lane: Lane) -> float | None:
+        """When the oldest task of a queue was accepted, or became due; None where that is not known."""
+        if not lane.order and lane.stored:
+            self.fill(lane)
+        if not lane.order:
+            return None
+        arrival = min(lane.buckets[inverted][0].key & ARRIVAL_MASK for inverted in lane.order)
+        index = bisect.bisect_right(self.accepted, (arrival, float("inf"))) - 1
+        return self.accepted[index][1] if index >= 0 else None
 
     def release(self, raws: Iterable[tuple[int, bytes]], now: float) -> None:
         """Queue tasks whose time has come (they have left the journal's list of held ones)."""
@@ -238,10 +279,10 @@ class Ledger:
     def fill(self, lane: Lane) -> None:
         """Read the next page of a backlog into an empty window; more than one where all in it are leased."""
         self.journal.write()
-        rows_read = WINDOW
-        while not lane.order and lane.stored > 0 and rows_read == WINDOW:
-            rows = self.journal.page(lane.frontier, lane.end, WINDOW)
-            rows_read = len(rows)
+        more = True
+        while not lane.order and lane.stored > 0 and more:
+            rows = self.journal.page(lane.frontier, lane.end, WINDOW, WINDOW_BYTES)
+            more = len(rows) == WINDOW or sum(len(raw) for _, _, raw in rows) >= WINDOW_BYTES
             for key, losses, raw in rows:
                 head = wire.decode_task_head(raw) if key not in self.leased else None
                 if isinstance(head, TaskHead):
@@ -250,7 +291,7 @@ class Ledger:
                 lane.frontier = key
                 if head is not None:
                     logger.error("task %d in the journal can't be read, and is left there: %s", key, head.reason)
-        if rows_read < WINDOW:
+        if not more:
             lane.stored = 0
 
     def best(self, names: Iterable[str]) -> Lane | None:

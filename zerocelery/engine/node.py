@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import itertools
+import json
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ from typing import Any, Final
 
 import msgspec
 
+from zerocelery.engine import purging
 from zerocelery.engine.address import Address, parse_address, prepare_directory
 from zerocelery.engine.clock import Clock, SystemClock
 from zerocelery.engine.collector import Collector, Limits, Processes
@@ -107,6 +109,7 @@ class Node:
         self._make_port = port or _zmq_port
         prepare_directory(self.address.directory)
         self._lock = take_lock(self.address)
+        (self.address.directory / "node.pid").unlink(missing_ok=True)  # of one that was killed: this one is not up yet
         self._stopping = False
         self._owed_since: float | None = None
         self._began = self.clock.monotonic()
@@ -147,6 +150,9 @@ class Node:
             lease_number=leases[-1][0] if leases else 0,
         )
         self.collector.queries["status"] = lambda _: msgspec.msgpack.encode(self.status())
+        self.collector.queries[purging.QUERY] = lambda queue: purging.answer(
+            self.ledger, self.journal, queue, self.collector.dropped
+        )
         self._restore()
         self._commit_and_send()
         _write_whole(directory / "node.pid", f"{os.getpid()}\n")
@@ -164,6 +170,7 @@ class Node:
         for raw in self.journal.held_raws():
             self.ledger.count_scheduled(raw)
         self.ledger.next_due = self.journal.next_due()
+        self.ledger.accepted = [tuple(one) for one in json.loads(str(self.journal.find_meta("accepted") or "[]"))]
         self.collector.restore()
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -283,7 +290,14 @@ class Node:
                 callables_before=wall - _FORGET_CALLABLES,
                 groups_before=wall - _FORGET_GROUPS,
             )
+        self.collector.revocations.expire(wall)
+        self.collector.uniques.expire(wall)
+        self._remember_arrivals()
         self.journal.commit()
+
+    def _remember_arrivals(self) -> None:
+        """So that the age of what waits is known after a restart, to a minute."""
+        self.journal.meta("accepted", json.dumps(self.ledger.accepted))
 
     def _end_if_unused(self, now: float) -> None:
         if self.publisher.live or self.collector.workers:
@@ -299,6 +313,7 @@ class Node:
         if self._lock < 0:
             return
         self.port.close()
+        self._remember_arrivals()
         self.journal.close()
         for name in ("node.pid", "node.url"):
             (self.address.directory / name).unlink(missing_ok=True)
@@ -316,9 +331,8 @@ class Node:
             "directory": str(self.address.directory),
             "durability": self.durability,
             "uptime": self.clock.monotonic() - self._began,
-            "queues": {
-                name: {"waiting": lane.waiting, "scheduled": lane.scheduled} for name, lane in self.ledger.lanes.items()
-            },
+            "queues": collector.inspection.queues(),
+            "stations": collector.inspection.stations(),
             "workers": [
                 {
                     "id": worker.id,
@@ -328,6 +342,7 @@ class Node:
                     "queues": worker.joined.queues,
                     "held": len(worker.held),
                     "running": [entry.head.id for entry in list(worker.held.values())[:1]],
+                    "tasks": [(e.head.id, e.head.name, e.since) for e in list(worker.held.values())[:1]],
                 }
                 for worker in collector.workers.values()
             ],
@@ -496,12 +511,12 @@ def ensure_node(address: Address, *, timeout: float = 10.0, durability: Durabili
     """
     if not address.is_local:
         return
-    deadline = time.monotonic() + timeout
-    started = False
+    start_at = time.monotonic()
+    deadline, patience = start_at + timeout, 1.0
     while not _listening(address):
-        if not started and not is_owned(address):
+        if time.monotonic() >= start_at and not is_owned(address):
             _start_or_say_why(address, durability)
-            started = True
+            start_at, patience = time.monotonic() + patience, patience * 2  # it may have died before it was seen
         if time.monotonic() > deadline:
             raise NodeUnreachable(
                 f"no node could be started at {address.url} within {timeout:g} s. "

@@ -1,28 +1,33 @@
 """How many workers run, and in what: processes (fork or spawn), threads, or the calling thread itself (solo).
 
 Each worker of a pool is a worker of its own to the node. The process that runs the pool only keeps it complete: it
-replaces children that die, starts a node when there is none, and passes on the order to stop. What a dead child held is
-settled by the node, which sees the process end by itself.
+replaces children that die, ends those whose task's time is over, starts a node when there is none, and passes on the
+order to stop. What a dead child held is settled by the node, which sees the process end by itself.
+
+A pool is stopped *warmly* (what runs is finished), *softly* (it may be finished within a time) or *coldly* (what runs
+is ended: acknowledged late it goes back into its queue, else it fails). What has not begun is always handed back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import select
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.process import BaseProcess
-from typing import Final, Literal
+from typing import Any, Literal
 
 from zerocelery.engine import node
 from zerocelery.engine.address import Address, parse_address
+from zerocelery.engine.attendant import Attendant, AttendantThread
+from zerocelery.engine.autoscale import Autoscale
+from zerocelery.engine.children import Children, _child_name
 from zerocelery.engine.errors import EngineError
 from zerocelery.engine.journal import Durability
+from zerocelery.engine.nodewatch import NodeWatch
 from zerocelery.engine.strategy import Strategy
 from zerocelery.engine.worker import Worker
 
@@ -31,22 +36,21 @@ logger = logging.getLogger("zerocelery.worker")
 PoolKind = Literal["prefork", "threads", "solo"]
 StartMethod = Literal["fork", "spawn"]
 
-#: Children that die at once are replaced ever more slowly: first and longest pause (seconds).
-_RESTART_PAUSE: Final = 0.05
-_RESTART_PAUSE_MOST: Final = 5.0
-_SOON: Final = 1.0
-
-#: How often a node that could not be watched is looked after (seconds).
-_LOOK_AFTER_NODE: Final = 2.0
-
 
 class Supervisor:
     """Runs a pool until it is told to stop.
 
     Arguments:
         strategy_factory: makes the strategy, once in each process; must be picklable with ``spawn``.
+        max_tasks_per_child: a process is replaced after so many tasks.
+        max_memory_per_child: a process is replaced after the task with which it took more than this (KiB).
+        counts: whether to keep in view which workers are busy (:meth:`busy`).
+        autoscale: how many processes there are, depending on how many are busy; begins with the least.
         on_ready: called when all workers have joined.
+        before_child: called in the pool's process before each start of another.
         in_child: called first in each child process (logging, signals of the application).
+        attendant: sits in this process and answers for the pool.
+        child_ends: called last in each child process that was not killed, with its exit status.
     """
 
     def __init__(
@@ -59,10 +63,16 @@ class Supervisor:
         queues: Sequence[str] = ("celery",),
         name: str = "worker",
         max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
+        counts: bool = False,
+        autoscale: Autoscale | None = None,
         start_method: StartMethod = "fork",
         durability: Durability = "process",
         on_ready: Callable[[], None] | None = None,
+        before_child: Callable[[], None] | None = None,
         in_child: Callable[[], None] | None = None,
+        child_ends: Callable[[int], None] | None = None,
+        attendant: Attendant | None = None,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"a pool has at least one worker, not {concurrency}")
@@ -73,11 +83,25 @@ class Supervisor:
         self.queues = tuple(queues)
         self.name = name
         self.max_tasks_per_child = max_tasks_per_child
+        self.max_memory_per_child = max_memory_per_child
+        self.counts = counts or autoscale is not None
+        self.autoscale = autoscale if pool == "prefork" else None
+        if self.autoscale is not None:
+            self.concurrency = self.autoscale.least
         self.start_method: StartMethod = start_method
         self.durability: Durability = durability
         self.on_ready = on_ready
+        self.before_child = before_child
         self.in_child = in_child
+        self.child_ends = child_ends
+        self.attendant = attendant
+        #: 0: works; 1: finishes what runs; 2: ends what runs; 3: has no more patience
         self.stopping = 0
+        #: when finishing becomes ending (monotonic)
+        self.stop_by: float | None = None
+        self.children: Children | None = None
+        #: what the process ends with where it can't wait for its threads
+        self.exit_status = 0
         self._workers: list[Worker] = []
         self._keeping = True
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -91,21 +115,67 @@ class Supervisor:
         node.ensure_node(self.address, durability=self.durability)
         try:
             if self.pool == "prefork":
-                return _Children(self).run()
+                self.children = Children(self)
+                return self.children.run()
             return self._run_threads()
         finally:
             os.close(self._wake_read)
             os.close(self._wake_write)
 
-    def stop(self) -> None:
-        """First call: finish what runs and leave. Second: end at once. Safe in a signal handler."""
-        self.stopping += 1
+    def stop(self, *, within: float | None = None) -> None:
+        """Finish what runs and leave; safe in a signal handler, and when repeated.
+
+        Arguments:
+            within: seconds after which what still runs is ended; None: it takes what it takes.
+        """
+        self.stopping = max(self.stopping, 1)
+        if within is not None:
+            self.stop_by = time.monotonic() + within
+            if self.pool != "prefork":
+                timer = threading.Timer(within, self.end)
+                timer.daemon = True
+                timer.start()
         for worker in self._workers:
             worker.stop()
+        self._wake()
+
+    def end(self) -> None:
+        """End what runs, and leave; the second time without waiting for anybody. Safe in a signal handler."""
+        self.stopping = 3 if self.stopping >= 2 else 2
+        for worker in self._workers:
+            worker.stop()
+        self._wake()
+        if self.pool != "prefork" and any(worker.since for worker in self._workers):
+            self._end_threads()
+
+    def _end_threads(self) -> None:
+        """A thread can't be ended, but the process can; the node settles what it was running."""
+        for worker in self._workers:
+            worker.give_cause_of_shutdown()
+        os._exit(self.exit_status)
+
+    def resize(self, concurrency: int) -> None:
+        """Have more or fewer workers; those that are too many finish what they run.
+
+        Raises:
+            ValueError: none would be left, or the pool's size can't be changed (threads, solo).
+        """
+        if concurrency < 1:
+            raise ValueError(f"a pool has at least one worker, not {concurrency}")
+        if self.pool != "prefork":
+            raise ValueError(f"the size of a {self.pool} pool can't be changed: take prefork")
+        self.concurrency = concurrency
+        self._wake()
+
+    def busy(self) -> int:
+        """How many workers run a task now."""
+        if self.children is not None:
+            return len(self.children.busy())
+        return sum(1 for worker in self._workers if worker.since)
+
+    def _wake(self) -> None:
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b".")
-        if self.stopping > 1 and self.pool != "prefork":
-            os._exit(1)
 
     # ── threads and solo ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -121,6 +191,11 @@ class Supervisor:
             self._workers.append(worker)
         if self.stopping:
             return 0
+        attending = None
+        if self.attendant is not None:
+            self.attendant.begin(self)
+            attending = AttendantThread(self.attendant)
+            attending.start()
         keeper = threading.Thread(target=self._keep_node, name="zerocelery-node-watch", daemon=True)
         keeper.start()
         if self.pool == "solo":
@@ -128,9 +203,11 @@ class Supervisor:
         else:
             self._run_in_threads()
         self._keeping = False
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b".")
+        self._wake()
         keeper.join(timeout=1.0)
+        if attending is not None:
+            attending.stop()
+            attending.attendant.end()
         return 0
 
     def _run_in_threads(self) -> None:
@@ -153,14 +230,14 @@ class Supervisor:
             raise failures[0]
 
     def _keep_node(self) -> None:
-        watch = _NodeWatch(self.address)
+        watch = NodeWatch(self.address)
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         while self._keeping and not all(worker.left for worker in self._workers):
             fd = watch.fd()
             if fd >= 0:
                 poller.register(fd, select.POLLIN)
-            woken = {ready for ready, _ in poller.poll(None if fd >= 0 else int(_LOOK_AFTER_NODE * 1000))}
+            woken = {ready for ready, _ in poller.poll(None if fd >= 0 else int(watch.patience() * 1000))}
             if fd >= 0:
                 poller.unregister(fd)
             if self._wake_read in woken:  # to stop; until all have left, their last reports need a node
@@ -186,259 +263,24 @@ class _Countdown:
             self._then()
 
 
-class _NodeWatch:
-    """Notices the end of the node's process, and starts another one."""
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self._fd = -1
-        self._pid = 0
-
-    def fd(self) -> int:
-        """A descriptor that becomes readable when the node ends; -1 where there is none to be had."""
-        if not self.address.is_local:
-            return -1
-        pid = node.owner_pid(self.address)
-        if self._fd < 0 or pid != self._pid:
-            self.close()
-            self._pid = pid
-            with contextlib.suppress(OSError, AttributeError):
-                self._fd = os.pidfd_open(pid) if pid else -1
-        return self._fd
-
-    def revive(self, durability: Durability) -> None:
-        """Start a node if there is none."""
-        if not self.address.is_local or node.is_owned(self.address):
-            return
-        self.close()
-        logger.warning("the node at %s is gone: starting another on its journal", self.address.url)
-        try:
-            node.ensure_node(self.address, durability=durability)
-        except EngineError as error:
-            logger.error("%s", error)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class _Children:
-    """The processes of a prefork pool."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self.supervisor = supervisor
-        self.context = multiprocessing.get_context(supervisor.start_method)
-        self.slots: dict[int, BaseProcess] = {}
-        self.born: dict[int, float] = {}
-        self.due: dict[int, float] = {}  # slot → when it may be filled again
-        self.pause: dict[int, float] = {}
-        self.ready_read, self.ready_write = os.pipe2(os.O_NONBLOCK)
-        self.ready: set[int] = set()
-        self.fresh: set[int] = set()  # slots whose process has not joined yet
-        # Children see the end of this process as the end of this pipe.
-        self.life_read, self.life_write = os.pipe2(0)
-        self.watch = _NodeWatch(supervisor.address)
-
-    def run(self) -> int:
-        for slot in range(self.supervisor.concurrency):
-            self._start(slot)
-        try:
-            while self.slots or (self.due and not self.supervisor.stopping):
-                self._wait()
-                self._pass_on_stop()
-                self._reap()
-                if not self.supervisor.stopping:
-                    self._refill()
-                if self.slots:  # also those that leave need a node, to take their last reports
-                    self.watch.revive(self.supervisor.durability)
-        finally:
-            self._kill_all()
-            self.watch.close()
-            for fd in (self.ready_read, self.ready_write, self.life_read, self.life_write):
-                if fd >= 0:
-                    os.close(fd)
-        return 0
-
-    def _start(self, slot: int) -> None:
-        supervisor = self.supervisor
-        process = self.context.Process(  # type: ignore[attr-defined]
-            target=_child,
-            args=(
-                supervisor.address, supervisor.strategy_factory, supervisor.queues,
-                _child_name(supervisor.name, slot, supervisor.concurrency), supervisor.max_tasks_per_child,
-                os.getpid(), supervisor.in_child, slot,
-                _Pipes(self.context, self.ready_write, self.life_read, self.life_write),
-            ),
-            name=f"ForkPoolWorker-{slot + 1}" if supervisor.start_method == "fork" else f"SpawnPoolWorker-{slot + 1}",
-        )  # fmt: skip
-        self.fresh.add(slot & 255)
-        process.start()
-        self.slots[slot] = process
-        self.born[slot] = time.monotonic()
-
-    def _wait(self) -> None:
-        poller = select.poll()
-        for process in self.slots.values():
-            poller.register(process.sentinel, select.POLLIN)
-        poller.register(self.supervisor._wake_read, select.POLLIN)
-        poller.register(self.ready_read, select.POLLIN)
-        fd = self.watch.fd()
-        if fd >= 0:
-            poller.register(fd, select.POLLIN)
-        waits = [due - time.monotonic() for due in self.due.values()]
-        if fd < 0 and self.supervisor.address.is_local:
-            waits.append(_LOOK_AFTER_NODE)
-        poller.poll(max(0, int(min(waits) * 1000) + 1) if waits else None)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.supervisor._wake_read, 4096)
-        with contextlib.suppress(BlockingIOError):
-            self._joined(os.read(self.ready_read, 4096))
-
-    def _joined(self, slots: bytes) -> None:
-        self.ready.update(slots)
-        self.fresh.difference_update(slots)
-        on_ready = self.supervisor.on_ready
-        if on_ready is not None and len(self.ready) >= min(self.supervisor.concurrency, 256):
-            self.supervisor.on_ready = None
-            on_ready()
-
-    def _pass_on_stop(self) -> None:
-        if self.supervisor.stopping == 0:
-            return
-        if self.life_write >= 0:
-            os.close(self.life_write)  # reaches a child whose tasks changed what SIGTERM does, too
-            self.life_write = -1
-        number = signal.SIGTERM if self.supervisor.stopping == 1 else signal.SIGKILL
-        for process in self.slots.values():
-            if process.pid is not None and process.is_alive():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, number)
-
-    def _reap(self) -> None:
-        now = time.monotonic()
-        for slot, process in list(self.slots.items()):
-            if process.is_alive():
-                continue
-            process.join()
-            code = process.exitcode
-            process.close()
-            del self.slots[slot]
-            if self.supervisor.stopping or code == 0:
-                pause = 0.0
-            else:
-                logger.error("worker process %s ended with %s; it is replaced", slot + 1, _ending(code))
-                # Who had joined was ended by a task, and tasks are given up after some losses: others need not wait.
-                useful = slot & 255 not in self.fresh or now - self.born[slot] > _SOON
-                pause = 0.0 if useful else min(self.pause.get(slot, _RESTART_PAUSE) * 2, _RESTART_PAUSE_MOST)
-            self.pause[slot] = pause
-            self.due[slot] = now + pause
-
-    def _refill(self) -> None:
-        now = time.monotonic()
-        for slot, due in list(self.due.items()):
-            if now >= due:
-                del self.due[slot]
-                self._start(slot)
-
-    def _kill_all(self) -> None:
-        for process in self.slots.values():
-            process.kill()
-            process.join()
-
-
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        with contextlib.suppress(ValueError):
-            return f"signal {-code} ({signal.Signals(-code).name})"
-    return f"exit status {code}"
-
-
-def _child_name(name: str, index: int, count: int) -> str:
-    return name if count == 1 else f"{name}/{index + 1}"
-
-
-class _Pipes:
-    """The pipes between a pool and its children, inherited by fork and passed on by spawn."""
-
-    def __init__(self, context: multiprocessing.context.BaseContext, ready: int, life: int, other_end: int) -> None:
-        self.ready = ready
-        self.life = life
-        self.other_end = other_end
-        self._duplicate = context.get_start_method() == "spawn"
-
-    def __getstate__(self) -> tuple[object, object]:
-        from multiprocessing.reduction import DupFd  # noqa: PLC0415 - only while spawning
-
-        return DupFd(self.ready), DupFd(self.life)
-
-    def __setstate__(self, state: tuple[object, object]) -> None:
-        ready, life = state
-        self.ready, self.life = ready.detach(), life.detach()  # type: ignore[attr-defined]
-        self.other_end = -1
-
-
-def _child(
-    address: Address,
-    strategy_factory: Callable[[], Strategy],
-    queues: Sequence[str],
-    name: str,
-    max_tasks: int | None,
-    supervisor: int,
-    in_child: Callable[[], None] | None,
-    slot: int,
-    pipes: _Pipes,
-) -> None:
-    """A child's whole life."""
-    # Ctrl-C reaches the whole terminal; the pool's process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if pipes.other_end >= 0:
-        os.close(pipes.other_end)
-    if in_child is not None:
-        in_child()
-
-    def joined() -> None:
-        with contextlib.suppress(OSError):
-            os.write(pipes.ready, bytes((slot & 255,)))
-
-    worker = Worker(
-        address, strategy_factory(), queues=queues, name=name, max_tasks=max_tasks, supervisor=supervisor,
-        on_joined=joined,
-    )  # fmt: skip
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-    orphan = threading.Thread(target=_outlive, args=(pipes.life, worker), name="zerocelery-orphan", daemon=True)
-    orphan.start()
-    worker.run()
-
-
-def _outlive(life: int, worker: Worker) -> None:
-    """When the pool's process is gone, finish what runs and leave: nobody would replace or stop this child."""
-    with contextlib.suppress(OSError):
-        while os.read(life, 1):
-            pass
-    worker.stop()
-
-
 def run_worker(
     *,
     address: str | Address,
     strategy_factory: Callable[[], Strategy],
-    pool: PoolKind = "prefork",
-    concurrency: int = 1,
-    queues: Sequence[str] = ("celery",),
-    name: str = "worker",
-    max_tasks_per_child: int | None = None,
-    start_method: StartMethod = "fork",
-    durability: Durability = "process",
-    on_ready: Callable[[], None] | None = None,
-    in_child: Callable[[], None] | None = None,
+    on_start: Callable[[Supervisor], None] | None = None,
+    **options: Any,
 ) -> int:
-    """Run a pool until SIGTERM or SIGINT (once: finish what runs; twice: end now); the exit status."""
-    supervisor = Supervisor(
-        address, strategy_factory, concurrency=concurrency, pool=pool, queues=queues, name=name,
-        max_tasks_per_child=max_tasks_per_child, start_method=start_method, durability=durability,
-        on_ready=on_ready, in_child=in_child,
-    )  # fmt: skip
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: supervisor.stop())
+    """Run a pool until it is told to stop; the exit status.
+
+    Arguments:
+        on_start: gets the pool before it runs, and says which signals stop it. Without it SIGTERM and SIGINT do: once,
+            to finish what runs; twice, to end at once.
+        options: those of :class:`Supervisor`.
+    """
+    supervisor = Supervisor(address, strategy_factory, **options)
+    if on_start is not None:
+        on_start(supervisor)
+    else:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: supervisor.end() if supervisor.stopping else supervisor.stop())
     return supervisor.run()

@@ -2,12 +2,15 @@
 
 A worker's *word* is a small file, mapped into its memory, in which it writes the key of the task that it is about to
 run, and in which the node can write that nothing more of its lease may be started. It outlives the worker: after a
-``kill -9`` it says which of the leased tasks had been started.
+``kill -9`` it says which of the leased tasks had been started. Who kills a worker on purpose (its pool) writes the
+cause there first, so that the node can tell a time limit from an accident.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import logging
 import mmap
 import os
 import struct
@@ -15,21 +18,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-_WORD: Final = struct.Struct("<qq")
+logger = logging.getLogger("zerocelery.worker")
+
+_WORD: Final = struct.Struct("<qqqd")
 _KEY: Final = struct.Struct("<q")
+_CAUSE: Final = struct.Struct("<qd")
 _REVOKED_AT: Final = 8
+_CAUSE_AT: Final = 16
 NOTHING: Final = -1
+
+#: Why a worker's process has ended, as its word says: by itself or by accident, because its task's time was over (after
+#: so many seconds), because its pool was told to end at once, because its task was ended by somebody (by this signal).
+ACCIDENT: Final = 0
+TIME_LIMIT: Final = 1
+SHUTDOWN: Final = 2
+TERMINATED: Final = 3
 
 
 def host_id() -> str:
     """Names this machine since its last boot, and this pid namespace: within it a pid means one process."""
-    parts = []
-    for path in ("/proc/sys/kernel/random/boot_id",):
-        with contextlib.suppress(OSError):
-            parts.append(Path(path).read_text().strip())
+    parts = [boot_id()]
     with contextlib.suppress(OSError):
         parts.append(os.readlink("/proc/self/ns/pid"))
-    return "/".join(parts) or os.uname().nodename
+    return "/".join(part for part in parts if part) or os.uname().nodename
+
+
+def boot_id() -> str:
+    """Another one after each boot of this machine; "" where the system doesn't tell."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
 
 
 def started(pid: int) -> int:
@@ -99,10 +117,13 @@ class LocalProcesses:
         """The key in a worker's word; NOTHING where it had started none, None where there is no word."""
         if not self._is_word(word):
             return None
-        try:
-            return int(_WORD.unpack(Path(word).read_bytes()[: _WORD.size])[0])
-        except (OSError, struct.error):
-            return None
+        read = read_word(Path(word))
+        return None if read is None else read[0]
+
+    def cause(self, word: str) -> tuple[int, float]:
+        """Why the worker's process was ended, and a number that goes with it (see TIME_LIMIT and its neighbours)."""
+        read = read_word(Path(word)) if self._is_word(word) else None
+        return (ACCIDENT, 0.0) if read is None else read[2:]
 
     def revoke(self, word: str) -> None:
         """Forbid the worker to start anything more of its lease."""
@@ -118,11 +139,44 @@ class LocalProcesses:
                 os.unlink(word)
 
 
+def read_word(word: Path) -> tuple[int, int, int, float] | None:
+    """What a word says: the running key, the node's ban, the cause of its worker's end, and a number; None: no word."""
+    try:
+        key, revoked, cause, number = _WORD.unpack(word.read_bytes()[: _WORD.size])
+    except (OSError, struct.error):
+        return None
+    return int(key), int(revoked), int(cause), float(number)
+
+
+def signal_main_thread(pid: int, number: int) -> None:
+    """Send a signal to the main thread of a process, where the system can; else to the process."""
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
+    if tgkill is None or tgkill(pid, pid, number) != 0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def read_key(word: Path) -> int | None:
+    """The key in a worker's word; None where there is no word."""
+    try:
+        return int(_KEY.unpack_from(word.read_bytes())[0])
+    except (OSError, struct.error):
+        return None
+
+
+def give_cause(word: Path, cause: int, number: float = 0.0) -> None:
+    """Write into a worker's word why its process is about to be ended."""
+    with contextlib.suppress(OSError), word.open("r+b") as file:
+        file.seek(_CAUSE_AT)
+        file.write(_CAUSE.pack(cause, number))
+
+
 class Word:
     """A worker's own side of its word.
 
     Arguments:
-        directory: where the file is made; None keeps no word (then all tasks of a lost lease count as started).
+        directory: where the file is made; without it, or where it can't be made, there is no word, and all tasks of a
+            lost lease count as started.
         name: of the file.
     """
 
@@ -135,16 +189,24 @@ class Word:
     def renew(self) -> None:
         """Begin a new life: nothing started, nothing revoked."""
         self.close()
-        if self._directory is None:
-            self._map[:] = _WORD.pack(NOTHING, 0)
+        self.path = ""
+        try:
+            self._make(self._directory)
+        except OSError as error:
+            logger.warning("this worker keeps no word in %s: %s", self._directory, error)
+        if not self.path:
+            self._map[:] = _WORD.pack(NOTHING, 0, ACCIDENT, 0.0)
+
+    def _make(self, directory: Path | None) -> None:
+        if directory is None:
             return
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._directory / self._name
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = directory / self._name
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_EXCL, 0o600)
         try:
-            os.write(fd, _WORD.pack(NOTHING, 0))
+            os.write(fd, _WORD.pack(NOTHING, 0, ACCIDENT, 0.0))
             self._map = mmap.mmap(fd, _WORD.size)
         finally:
             os.close(fd)
@@ -158,8 +220,19 @@ class Word:
         _KEY.pack_into(self._map, 0, key)
         return self._map[_REVOKED_AT] == 0
 
+    @property
+    def revoked(self) -> bool:
+        """Whether the node has forbidden to start anything more."""
+        return self._map[_REVOKED_AT] != 0
+
+    def discard(self) -> None:
+        """Remove the file: this worker has taken leave, and nobody needs to know more."""
+        if self.path:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
     def close(self) -> None:
-        """Let go of the file; the node removes it."""
+        """Let go of the file; the node removes it, or whoever tells the node of this worker's end."""
         if isinstance(self._map, mmap.mmap):
             self._map.close()
             self._map = bytearray(_WORD.size)

@@ -88,6 +88,9 @@ _NOT_OFFERED: Final = 1 << 62
 #: Who waits looks after what is due this often (seconds).
 _TICK: Final = 0.1
 
+#: The node is told how far its deliveries were read when they come to this many bytes.
+_TELL_BYTES: Final = 2 << 20
+
 #: States and answers that nobody came for.
 _REMEMBERED: Final = 10_000
 
@@ -155,11 +158,14 @@ class Producer:
         self._kept_bytes = 0
         self._kept_tasks = 0
         self._refused: deque[wire.Task] = deque()
+        self._known: set[int] = set()  # numbers whose refusals were seen, and that are still kept
         self._blocked: dict[str, int] = {}  # queue that refused → the number at which its tasks were offered again
         self._offer_at = 0.0
         # The connection.
         self._session = ""
         self._deliveries = -1
+        self._complete = False  # no delivery is missing: what was refused is known, so receipts can be believed
+        self._untold_bytes = 0  # read since the node was told how far
         self._max_message = 1 << 62
         self._connected = False
         self._problem: EngineError | None = None
@@ -504,6 +510,14 @@ class Producer:
         finally:
             self._dismiss(tasks, mine)
 
+    def _collect(self, task_id: str) -> wire.Result | None:
+        """A result that has come, out of the inbox; None if somebody else was faster."""
+        raw = self._results.pop(task_id, None)
+        if raw is None:
+            return None
+        self._results_bytes -= memoryview(raw).nbytes
+        return _decoded(raw)
+
     def _enrol(self, ids: Iterable[str], mine: threading.Lock) -> None:
         with self._waiting:
             for task_id in ids:
@@ -611,7 +625,8 @@ class Producer:
     def _ask(self, ids: Sequence[str], *, wait: bool) -> None:
         for start in range(0, len(ids), _BATCH):
             batch = ids[start : start + _BATCH]
-            frame = wire.encode(wire.Ask(self.inbox, list(batch), wait))
+            frame = wire.encode(wire.Ask(self.inbox, list(batch), wait, self._deliveries))
+            self._untold_bytes = 0
             with self._lock:
                 if self._link is None or not self._link.send(frame):
                     self._unasked.update(dict.fromkeys(batch, wait))
@@ -695,18 +710,28 @@ class Producer:
 
     def _read(self, seconds: float) -> None:
         """Wait for one delivery, then take all that is there; called by the reader."""
+        if self._closed and seconds:
+            raise EngineError("this producer was closed while a thread waited for its node")
         link = self._link
         if link is None:
             return
-        frame = link.receive(seconds)
-        while frame is not None:
-            self._take(frame)
-            frame = link.receive(0)
+        try:
+            frame = link.receive(seconds)
+            while frame is not None:
+                self._take(frame)
+                frame = link.receive(0)
+        except BaseException:
+            # Interrupted with a delivery in hand: whoever comes for a result that was in it has to ask.
+            self.epoch = next(_epochs)
+            raise
 
     def _take(self, frame: bytes) -> None:
         message = wire.decode_to_inbox(memoryview(frame)[frame.find(b"\0") + 1 :])
         if type(message) is wire.Delivery:
             self._delivered(message)
+            self._untold_bytes += len(frame)
+            if self._untold_bytes >= _TELL_BYTES:
+                self._tell_how_far()
         elif isinstance(message, wire.Welcome):
             self._welcomed(message)
 
@@ -717,13 +742,16 @@ class Producer:
             return
         if delivery.seq != self._deliveries + 1:
             self._missed()
+            self._complete = False
+            with self._lock:
+                self._say_hello(self._now())  # the welcome says what was refused
         self._deliveries = delivery.seq
         for raw in delivery.results:
             self._result(raw)
         if delivery.refusals:
             self._take_back(delivery.refusals)
-        if delivery.upto >= 0:
-            self._receipted(delivery.upto, gap=delivery.gap)
+        if delivery.upto >= 0 and self._complete:
+            self._receipted(delivery.upto, gap=delivery.gap, refusals=bool(delivery.refusals))
         for task_id in delivery.pending:
             self._pending[task_id] = None
             if len(self._pending) > _REMEMBERED:
@@ -771,6 +799,13 @@ class Producer:
                 self._drop_result(task_id)
         self.epoch = next(_epochs)
 
+    def _tell_how_far(self) -> None:
+        """Let the node send more."""
+        self._untold_bytes = 0
+        with self._lock:
+            if self._link is not None:
+                self._link.send(wire.encode(wire.Ask(self.inbox, [], False, self._deliveries)))
+
     def _missed(self) -> None:
         """Some deliveries never came: whoever waits has to ask, whoever comes later too."""
         self.epoch = next(_epochs)
@@ -799,13 +834,22 @@ class Producer:
                 self._say_hello(self._now())
                 return
             self._connected = True
+            self._complete = True
             self._unsent_from = min(self._unsent_from, welcome.last + 1)
-        self._receipted(welcome.last)
+        refusals = wire.decode_refusals(welcome.refusals)
+        if refusals and not isinstance(refusals, wire.Malformed):
+            self._take_back(refusals)
+        self._receipted(welcome.last, refusals=bool(refusals))
         if missed:
             self._missed()
 
-    def _receipted(self, upto: int, *, gap: bool = False) -> None:
-        """Let go what is in the journal, and send what comes after it and has not been sent."""
+    def _receipted(self, upto: int, *, gap: bool = False, refusals: bool = False) -> None:
+        """Let go what is in the journal, and send what comes after it and has not been sent.
+
+        Arguments:
+            gap: the node has not got what came after it.
+            refusals: some were refused among these.
+        """
         with self._lock:
             kept = self._kept
             while kept and kept[0].last <= upto:
@@ -813,6 +857,8 @@ class Producer:
                 gone = kept.popleft()
                 self._kept_bytes -= len(gone.frame)
                 self._kept_tasks -= gone.count
+            if self._known:
+                self._known = {number for number in self._known if number > self._let_go}
             self._heard = self._now()
             self._hello_wait = _HELLO_AFTER
             self._hello_at = self._heard + _HELLO_AFTER
@@ -823,6 +869,8 @@ class Producer:
                 # Offered again and not refused again: there is room.
                 refused = {task.queue for task in self._refused}
                 self._blocked = {q: n for q, n in self._blocked.items() if n > upto or q in refused}
+            if refusals:
+                self._say_hello(self._now())  # tells by its lowest number that they are known
 
     def _send_unsent(self) -> None:
         """Called with ``_lock`` held."""
@@ -842,8 +890,9 @@ class Producer:
             }  # fmt: skip
             for refusal in refusals:
                 task = by_number.get(refusal.seq)
-                if task is None:
+                if task is None or refusal.seq in self._known:
                     continue
+                self._known.add(refusal.seq)
                 if refusal.reason == "callable-unknown" and refusal.detail in self._callables:
                     self._shipped.discard(refusal.detail)
                 elif refusal.reason != "queue-full":

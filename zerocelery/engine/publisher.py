@@ -2,12 +2,13 @@
 
 What one loop turn has for a topic leaves as one :class:`wire.Delivery` (split where it gets large). Deliveries are
 numbered per topic, so a subscriber that was cut off or too slow sees the gap and asks for what it misses: nothing is
-ever kept for a subscriber, the store has it all.
+ever kept for a subscriber, the store has it all. Results are sent some megabytes ahead of what a subscriber has said
+that it has read; beyond, they are left to the store in the same way.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -22,6 +23,10 @@ _CHUNK_BYTES: Final = 1 << 20
 
 #: Topics whose subscriber left are remembered for the numbering of their deliveries, the newest this many.
 _REMEMBERED_TOPICS: Final = 20_000
+
+#: Results are sent this far ahead of what the subscriber has read; how far it has is noted in steps (bytes).
+_AHEAD_BYTES: Final = 32 << 20
+_STEP_BYTES: Final = 1 << 20
 
 #: At most this many ids may be waited for that nobody has finished; beyond, the oldest askers have to ask again.
 _MAX_ASKED: Final = 1_000_000
@@ -40,6 +45,27 @@ class _Box:
         self.upto = -1
         self.gap = False
         self.size = 0
+
+
+class _Flow:
+    """How far a topic's subscriber is behind."""
+
+    __slots__ = ("heard", "sent", "skipped", "steps")
+
+    def __init__(self) -> None:
+        self.sent = 0  # bytes of results
+        self.heard = 0  # of these, read
+        self.steps: deque[tuple[int, int]] = deque()  # number of a delivery, and what was sent up to it
+        self.skipped = False  # some were left to the store, and the subscriber may not know it
+
+    def add(self, number: int, size: int) -> None:
+        self.sent += size
+        if not self.steps or self.sent - self.steps[-1][1] >= _STEP_BYTES:
+            self.steps.append((number, self.sent))
+
+    def read(self, number: int) -> None:
+        while self.steps and self.steps[0][0] <= number:
+            self.heard = self.steps.popleft()[1]
 
 
 class Publisher:
@@ -61,7 +87,9 @@ class Publisher:
         self._departed: OrderedDict[str, None] = OrderedDict()
         self._boxes: dict[str, _Box] = {}
         self._closed: list[tuple[str, _Box]] = []  # boxes that got large, in order
-        self._welcomes: dict[str, int] = {}
+        self._flows: dict[str, _Flow] = {}
+        self._welcomes: dict[str, tuple[int, Raw]] = {}
+        self._said: list[tuple[str, bytes]] = []
         self._owed: dict[str, int] = {}
         self._asked: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
@@ -71,6 +99,7 @@ class Publisher:
         """Somebody listens to this topic (again)."""
         self.live[topic] = self.live.get(topic, 0) + 1
         self._departed.pop(topic, None)
+        self._flows.pop(topic, None)
 
     def unsubscribed(self, topic: str) -> None:
         """One less listens to this topic."""
@@ -79,16 +108,27 @@ class Publisher:
             self.live[topic] = left
             return
         self.live.pop(topic, None)
+        self._flows.pop(topic, None)
         if topic in self._numbers:
             self._departed[topic] = None
             if len(self._departed) > _REMEMBERED_TOPICS:
                 oldest, _ = self._departed.popitem(last=False)
                 self._numbers.pop(oldest, None)
 
-    def welcome(self, topic: str, last: int) -> None:
-        """Tell a live inbox that it is live, and up to where its tasks are accepted (-1: nothing known)."""
+    def welcome(self, topic: str, last: int, refusals: Iterable[wire.Refusal] = ()) -> None:
+        """Tell a live inbox that it is live, and up to where its tasks are taken (-1: nothing known), but for these."""
         if topic in self.live:
-            self._welcomes[topic] = last
+            known = list(refusals)
+            self._welcomes[topic] = (last, Raw(wire.encode(known)) if known else wire.NO_REFUSALS)
+
+    def heard(self, topic: str, number: int) -> None:
+        """The subscriber has read all deliveries up to this one."""
+        flow = self._flows.get(topic)
+        if flow is not None:
+            flow.read(number)
+            if flow.skipped:
+                flow.skipped = False
+                self._box(topic)  # its number tells that something is missing
 
     def _box(self, topic: str) -> _Box:
         box = self._boxes.get(topic)
@@ -107,6 +147,11 @@ class Publisher:
         box = self._box(topic)
         box.upto = upto
         box.gap = True
+
+    def say(self, topic: str, message: wire.ToInbox) -> None:
+        """Send a message as it is, numbered in no delivery; nothing where nobody listens."""
+        if topic in self.live:
+            self._said.append((topic, wire.encode(message)))
 
     def refuse(self, topic: str, refusal: wire.Refusal) -> None:
         self._box(topic).refusals.append(refusal)
@@ -171,11 +216,14 @@ class Publisher:
         """Send everything; called when the turn is in the journal."""
         self._flush_boxes(send)
         # Last: a welcome is a receipt, too, and a refusal of the same turn has to come before it.
-        for topic, last in self._welcomes.items():
+        for topic, (last, refusals) in self._welcomes.items():
             number = self._numbers.setdefault(topic, 0)
-            welcome = wire.Welcome(wire.VERSION, self.session, self.node, last, number, self.max_message)
+            welcome = wire.Welcome(wire.VERSION, self.session, self.node, last, number, self.max_message, refusals)
             send(wire.topic_prefix(topic) + wire.encode(welcome))
         self._welcomes.clear()
+        for topic, frame in self._said:
+            send(wire.topic_prefix(topic) + frame)
+        self._said.clear()
 
     def _flush_boxes(self, send: Callable[[bytes], None]) -> None:
         if self._closed:
@@ -201,7 +249,22 @@ class Publisher:
                 self._numbers[topic] = number + 1
             return
         number = self._numbers[topic] = (number or 0) + 1
+        if box.size:
+            flow = self._flows.get(topic)
+            if flow is None:
+                flow = self._flows[topic] = _Flow()
+            if flow.sent - flow.heard >= _AHEAD_BYTES and box.results:
+                # Counted, and left to the store. The rest is small, and goes under the next number.
+                flow.skipped = True
+                box.results = []
+                number = self._numbers[topic] = number + 1
+            else:
+                flow.add(number, box.size)
         delivery = wire.Delivery(
             self.session, number, box.upto, box.gap, box.results, box.refusals, box.pending, box.answers
         )
+        if box.results:
+            failpoint("publisher.before_result")
         send(wire.topic_prefix(topic) + wire.encode(delivery))
+        if box.results:
+            failpoint("publisher.after_result")

@@ -30,6 +30,7 @@ class Outcome:
         store: False where nobody wants the result.
         followups: tasks, and groups, that are accepted together with this one's end, or not at all.
         endings: tasks that will never be run because of how this one went.
+        bury: why the task is to be kept as a dead letter; '': it isn't.
     """
 
     state: str
@@ -40,6 +41,7 @@ class Outcome:
     store: bool = True
     followups: Sequence[wire.Task | wire.Gathering] = ()
     endings: Sequence[wire.Ending] = ()
+    bury: str = ""
 
 
 @runtime_checkable
@@ -48,7 +50,9 @@ class Strategy(Protocol):
 
     ``accept`` is asked first: False ends the task with a LookupError. A strategy may also have
     ``attach(worker)``, called once in each worker before its first task; ``detach()``, called when it ends;
-    ``policy`` and ``policies``, the acknowledgement flags of all and of single task names.
+    ``told(body)``, called with what the pool's process tells its workers (:class:`~zerocelery.engine.wire.Tell`);
+    ``policy`` and ``policies``, the acknowledgement flags of all and of single task names; ``rates``, two dictionaries
+    of how many tasks of a name may start in a second: in this worker's pool, and over all of the node.
     """
 
     def accept(self, task: wire.Task, /) -> bool: ...

@@ -32,6 +32,15 @@ MEMBER: Final = 8
 AFTERMATH: Final = 16
 #: It comes with a verdict: nothing of it is run, so it may be tried again after any loss.
 SETTLED: Final = 32
+#: With ACK_LATE: where its time limit ends it, it is run again.
+AGAIN_ON_TIMEOUT: Final = 64
+#: It has ``Task.labels``.
+LABELLED: Final = 128
+#: It has a ``Task.unique``.
+UNIQUE: Final = 256
+
+#: What the topic of a stream begins with; those of inboxes don't.
+STREAM: Final = "#"
 
 #: Content type of an outcome that the engine itself made: the value is an encoded :class:`Loss`.
 LOSS_TYPE: Final = "application/x-zerocelery-loss"
@@ -64,7 +73,7 @@ class Task(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
         name: what the strategy looks up.
         priority: 0 to 255, higher first.
         eta, expires: wall-clock seconds since the epoch.
-        flags: IGNORE_RESULT, ACK_LATE, REJECT_ON_LOST, MEMBER, AFTERMATH, SETTLED.
+        flags: IGNORE_RESULT, ACK_LATE, REJECT_ON_LOST, MEMBER, AFTERMATH, SETTLED, AGAIN_ON_TIMEOUT, LABELLED, UNIQUE.
         topics: where the result goes.
         keep: for how many seconds the result is stored; None is the node's default, 0 stores nothing.
         digest: of the shipped callable that runs it where the worker has no task of that name.
@@ -74,6 +83,9 @@ class Task(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
         inputs: put there by the node: the results of the group whose body this is, in the members' order.
         verdict: put there by the node: the failed result because of which this task is not to be run, but to be ended
             by its strategy; this task's own where the engine has ended it already.
+        labels: by which it can be revoked, with others (flag LABELLED).
+        unique: no second task with this key is accepted before this one has ended (flag UNIQUE), and for
+            ``unique_for`` seconds after its acceptance.
     """
 
     id: str
@@ -91,6 +103,9 @@ class Task(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     gather: str | None = None
     inputs: list[bytes] = []
     verdict: bytes = b""
+    labels: list[str] = []
+    unique: str | None = None
+    unique_for: float = 0
 
 
 class ResultHead(Struct, array_like=True, frozen=True, gc=False):
@@ -121,7 +136,8 @@ class Result(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
 
 
 class Loss(Struct, array_like=True, frozen=True, gc=False):
-    """Why the engine itself ended a task: ``kind`` is one of worker-lost, expired, too-large, dead, callable."""
+    """Why the engine itself ended a task: ``kind`` is one of worker-lost, expired, revoked, duplicate, too-large, dead,
+    callable, time-limit (``message`` is its seconds) and terminated (``message`` is the signal's number)."""
 
     kind: str
     message: str
@@ -193,11 +209,16 @@ class Ship(Struct, array_like=True, frozen=True, tag=_V + 2):
 
 
 class Ask(Struct, array_like=True, frozen=True, tag=_V + 3):
-    """How do these tasks stand? Answered now, and, with ``wait``, again when each ends."""
+    """How do these tasks stand? Answered now, and, with ``wait``, again when each ends.
+
+    ``heard``: the number of the last delivery that has been read. It is told, with no ids, also where nothing is asked:
+    the publisher sends no more than some megabytes ahead of it.
+    """
 
     inbox: str
     ids: list[str]
     wait: bool
+    heard: int = -1
 
 
 class Forget(Struct, array_like=True, frozen=True, tag=_V + 4):
@@ -243,21 +264,87 @@ class Put(Struct, array_like=True, frozen=True, tag=_V + 34):
     keep: float | None = None
 
 
-FromProducer = Hello | Submit | Ship | Ask | Forget | Query | Gather | Grow | Put
+class Attend(Struct, array_like=True, frozen=True, tag=_V + 35):
+    """This inbox is a *station*: it has a name, and takes calls. Answered by :class:`Reached`; said again to each node.
+
+    Arguments:
+        name: what calls name it by; two stations may have the same one.
+        host, pid, started: its process, as in :class:`Join`: a call is not sent to the dead.
+    """
+
+    inbox: str
+    name: str
+    host: str
+    pid: int
+    started: int
+
+
+class Call(Struct, array_like=True, frozen=True, tag=_V + 36):
+    """A message to stations: those with these names, or all. Answered by a :class:`Reached`, then by each station."""
+
+    inbox: str
+    token: str
+    names: list[str] | None
+    body: bytes
+
+
+class Reply(Struct, array_like=True, frozen=True, tag=_V + 37):
+    """A station's answer to the call with this token, which came from ``inbox``."""
+
+    inbox: str
+    token: str
+    name: str
+    body: bytes
+
+
+class Tell(Struct, array_like=True, frozen=True, tag=_V + 40):
+    """From a station to all workers of its pool, by way of the node.
+
+    Arguments:
+        body: for their strategies.
+        queues: those that they serve from now on; None: as before.
+    """
+
+    inbox: str
+    body: bytes = b""
+    queues: list[str] | None = None
+
+
+class Cast(Struct, array_like=True, frozen=True, tag=_V + 38):
+    """Messages to whoever listens to a stream, kept for nobody; from producers and, with inbox '', from workers.
+
+    Where nobody listens, the sender is told so by a :class:`Watched`, and again when somebody does.
+    """
+
+    inbox: str
+    stream: str
+    bodies: list[bytes]
+
+
+class Revoke(Struct, array_like=True, frozen=True, tag=_V + 39):
+    """Tasks that are not to be started any more; takes one sequence number.
+
+    Arguments:
+        ids: of tasks that are here, or will be.
+        labels: ``Task.labels``: all tasks that have one of them.
+        terminate: those that run are about to be ended: then they were revoked, not lost.
+        keep: for how many seconds this is remembered.
+    """
+
+    inbox: str
+    seq: int
+    ids: list[str]
+    labels: list[str]
+    terminate: bool
+    keep: float
+
+
+FromProducer = (
+    Hello | Submit | Ship | Ask | Forget | Query | Gather | Grow | Put | Attend | Call | Reply | Cast | Revoke | Tell
+)  # fmt: skip
 
 
 # ── publisher → inbox ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Welcome(Struct, array_like=True, frozen=True, tag=2):
-    """The inbox is live. ``last`` is the highest number accepted from it, ``seq`` that of its last delivery."""
-
-    version: int
-    session: str
-    node: str
-    last: int
-    seq: int
-    max_message: int
 
 
 class Refusal(Struct, array_like=True, frozen=True):
@@ -266,6 +353,26 @@ class Refusal(Struct, array_like=True, frozen=True):
     seq: int
     reason: str
     detail: str = ""
+
+
+#: An empty list.
+NO_REFUSALS: Final = Raw(b"\x90")
+
+
+class Welcome(Struct, array_like=True, frozen=True, tag=2):
+    """The inbox is live. ``last`` is the highest number taken from it, ``seq`` that of its last delivery.
+
+    ``refusals``: an encoded list of :class:`Refusal`: what was refused among these numbers, as far as the producer has
+    not said that it knows. Encoded, so that a later version may mean something else by it, and still be told apart.
+    """
+
+    version: int
+    session: str
+    node: str
+    last: int
+    seq: int
+    max_message: int
+    refusals: Raw = NO_REFUSALS
 
 
 class Answer(Struct, array_like=True, frozen=True):
@@ -296,7 +403,43 @@ class Delivery(Struct, array_like=True, frozen=True, tag=_V + 1):
     answers: list[Answer] = []
 
 
-ToInbox = Welcome | Delivery
+class Called(Struct, array_like=True, frozen=True, tag=_V + 2):
+    """A call for this station; to be answered with a :class:`Reply` to ``inbox``, whatever there is to say."""
+
+    inbox: str
+    token: str
+    body: bytes
+
+
+class Replied(Struct, array_like=True, frozen=True, tag=_V + 3):
+    """A station's answer."""
+
+    token: str
+    name: str
+    body: bytes
+
+
+class Reached(Struct, array_like=True, frozen=True, tag=_V + 4):
+    """So many stations have the call with this token; with token '': that many are known by now."""
+
+    token: str
+    count: int
+
+
+class Heard(Struct, array_like=True, frozen=True, tag=_V + 5):
+    """What was cast to a stream; sent under the stream's own topic. Empty: the subscription is live."""
+
+    bodies: list[bytes]
+
+
+class Watched(Struct, array_like=True, frozen=True, tag=_V + 6):
+    """Whether anybody listens to a stream that the receiver has cast to."""
+
+    stream: str
+    watched: bool
+
+
+ToInbox = Welcome | Delivery | Called | Replied | Reached | Heard | Watched
 
 
 # ── worker ⇄ node ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -306,6 +449,7 @@ class Report(Struct, array_like=True, frozen=True):
     """How one leased task went; all that is in here becomes durable together.
 
     ``gathers`` and ``followups`` are groups and tasks accepted with its end, ``endings`` tasks that end with it.
+    ``bury`` is why the task is kept as a dead letter, where it is.
     """
 
     key: int
@@ -315,6 +459,15 @@ class Report(Struct, array_like=True, frozen=True):
     followups: list[Raw] = []
     gathers: list[Raw] = []
     endings: list[Ending] = []
+    bury: str = ""
+
+
+class Rate(Struct, array_like=True, frozen=True):
+    """How many tasks of a name may start in a second: in this worker's pool or, ``shared``, over all of the node."""
+
+    name: str
+    limit: float
+    shared: bool
 
 
 class Join(Struct, array_like=True, frozen=True, tag=3):
@@ -328,6 +481,7 @@ class Join(Struct, array_like=True, frozen=True, tag=3):
         holding: keys that it still has to run or is running.
         done: what it reported without having had an answer.
         policies: acknowledgement flags of task names that differ from ``policy``.
+        rates: how often tasks may start.
     """
 
     version: int
@@ -345,6 +499,13 @@ class Join(Struct, array_like=True, frozen=True, tag=3):
     done: list[Report]
     policy: int
     policies: dict[str, int]
+    rates: list[Rate] = []
+
+
+class Limit(Struct, array_like=True, frozen=True, tag=_V + 40):
+    """Other limits than those that the worker joined with: ``rates`` as there; a rate of 0 is no limit."""
+
+    rates: list[Rate]
 
 
 class Done(Struct, array_like=True, frozen=True, tag=_V + 2):
@@ -388,13 +549,18 @@ class Beat(Struct, array_like=True, frozen=True, tag=_V + 6):
 
 
 class Lost(Struct, array_like=True, frozen=True, tag=_V + 7):
-    """A supervisor saw one of its workers die; ``running`` is the key in its word (-1: none had started)."""
+    """A supervisor saw one of its workers die, whose process the node can't see.
+
+    ``running`` is the key in its word (-1: none had started); ``cause`` and ``number`` are its word's, too.
+    """
 
     worker: str
     running: int
+    cause: int = 0
+    number: float = 0.0
 
 
-FromWorker = Join | Done | Update | Fetch | Bye | Beat | Lost
+FromWorker = Join | Done | Update | Fetch | Bye | Beat | Lost | Cast | Limit
 
 
 class LeaseEntry(Struct, array_like=True, frozen=True):
@@ -426,6 +592,13 @@ class Blob(Struct, array_like=True, frozen=True, tag=_V + 2):
     blob: bytes | None
 
 
+class Told(Struct, array_like=True, frozen=True, tag=_V + 7):
+    """What the worker's pool has to say (:class:`Tell`)."""
+
+    body: bytes = b""
+    queues: list[str] | None = None
+
+
 class Farewell(Struct, array_like=True, frozen=True, tag=_V + 3):
     """All that the leaving worker reported is in the journal."""
 
@@ -436,7 +609,7 @@ class Rejoin(Struct, array_like=True, frozen=True, tag=4):
     version: int
 
 
-ToWorker = Lease | Blob | Farewell | Rejoin
+ToWorker = Lease | Blob | Farewell | Rejoin | Watched | Told
 
 
 class Malformed:
@@ -463,6 +636,7 @@ _task_head = msgspec.msgpack.Decoder(TaskHead)
 _result = msgspec.msgpack.Decoder(Result)
 _result_head = msgspec.msgpack.Decoder(ResultHead)
 _gathering = msgspec.msgpack.Decoder(Gathering)
+_refusals = msgspec.msgpack.Decoder(list[Refusal])
 _loss = msgspec.msgpack.Decoder(Loss)
 
 #: All that msgspec raises on hostile bytes: its own errors, and those of what it calls (deep nesting, bad UTF-8).
@@ -535,6 +709,11 @@ def decode_gathering(raw: Raw | bytes) -> Gathering | Malformed:
     return _total(_gathering, raw)
 
 
+def decode_refusals(raw: Raw | bytes) -> list[Refusal] | Malformed:
+    """What a welcome says was refused: for producers of its version."""
+    return _total(_refusals, raw)
+
+
 def decode_loss(value: bytes) -> Loss | Malformed:
     """The value of a result whose content type is LOSS_TYPE."""
     return _total(_loss, value)
@@ -543,7 +722,7 @@ def decode_loss(value: bytes) -> Loss | Malformed:
 def aftermath(task: Task, verdict: bytes) -> Task:
     """The task that is accepted when this one has ended otherwise than by its strategy, so that the strategy can see to
     what follows from that: it is this one with a verdict, and its own end counts nowhere."""
-    flags = (task.flags | SETTLED) & ~(MEMBER | AFTERMATH)
+    flags = (task.flags | SETTLED) & ~(MEMBER | AFTERMATH | UNIQUE)
     return msgspec.structs.replace(task, flags=flags, verdict=verdict, eta=None, expires=None, gather=None)
 
 

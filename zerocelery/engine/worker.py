@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import secrets
+import sys
 import threading
 import time
 import weakref
@@ -25,9 +27,10 @@ from msgspec import Raw
 
 from zerocelery.engine import wire
 from zerocelery.engine.address import Address, parse_address
+from zerocelery.engine.board import Row
 from zerocelery.engine.errors import CallableError, VersionMismatch
 from zerocelery.engine.failpoints import failpoint
-from zerocelery.engine.processes import Word, host_id, started
+from zerocelery.engine.processes import SHUTDOWN, Word, give_cause, host_id, started
 from zerocelery.engine.strategy import Outcome, Strategy, failure, success
 from zerocelery.transport.base import WorkerLink
 from zerocelery.transport.zmq import ZmqWorkerLink
@@ -57,7 +60,13 @@ _FAREWELL: Final = 30.0
 #: A task that runs for long says this often that its worker lives: a node elsewhere can't see the process (seconds).
 _BEAT: Final = 1.0
 
+_PAGE: Final = resource.getpagesize()
+
 _current = threading.local()
+
+
+class Ended(KeyboardInterrupt):
+    """Raised in the task that runs when its process is ended at once: it may clean up, but reports nothing."""
 
 
 def current_worker() -> Worker | None:
@@ -75,6 +84,9 @@ class Worker:
         queues: names of the queues to take tasks from.
         name: for people.
         max_tasks: leave after this many tasks; None: never.
+        max_memory: leave after the task with which the process took more memory than this (KiB); None: never.
+        row: where the pool's process looks for a time limit, and whether this is busy.
+        counts: whether the pool wants to know who is busy.
         supervisor: pid of the process that starts another worker when this one dies; 0: none.
         link: makes the transport; for tests.
     """
@@ -87,6 +99,9 @@ class Worker:
         queues: Sequence[str] = ("celery",),
         name: str = "",
         max_tasks: int | None = None,
+        max_memory: int | None = None,
+        row: Row | None = None,
+        counts: bool = False,
         supervisor: int = 0,
         on_joined: Callable[[], None] | None = None,
         link: Callable[[Address, str], WorkerLink] | None = None,
@@ -97,11 +112,12 @@ class Worker:
         self.id = secrets.token_hex(8)
         self.name = name or f"worker-{os.getpid()}"
         self.max_tasks = max_tasks
+        self.max_memory = max_memory
         self.finished = 0
         self.lock = threading.RLock()  # the link, and what the watch may take away
         self._make_link = link or ZmqWorkerLink
         self._link: WorkerLink | None = None
-        self._word = Word(self._word_directory(), self.id)
+        self._word = Word(self.address.words, self.id)
         self._supervisor = (supervisor, started(supervisor) if supervisor else 0)
         self._on_joined = on_joined
         self._todo: deque[wire.LeaseEntry] = deque()
@@ -121,13 +137,24 @@ class Worker:
         self._beat = 0.0
         self._limit = 1 << 62  # the largest report that the node takes, in bytes
         self._forked = False
+        #: whether it has a process of a pool to itself
+        self.has_process = row is not None
+        self._row = row
+        self._counts = row if counts else None
+        self._limited = False
+        self._interrupt: Callable[[], object] | None = None
+        if row is not None:
+            row.sign(self.id)
+        #: when the running task is to be interrupted (monotonic), 0.0: never; read by the watch
+        self.interrupt_at = 0.0
         #: when the running task began (monotonic), 0.0 between tasks; read by the watch
         self.since = 0.0
+        #: streams to which nobody listens
+        self.unwatched: set[str] = set()
+        #: called before reports are sent: what goes with them
+        self.before_report: Callable[[], None] | None = None
         #: whether :meth:`run` has returned
         self.left = False
-
-    def _word_directory(self) -> Path | None:
-        return self.address.words if self.address.is_local else None
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,6 +179,9 @@ class Worker:
                 else:
                     self._work(entry, watch)
             self._leave()
+        except Ended:
+            self._flush(busy=True)  # what had been finished is; the task that ran is the node's to settle
+            raise
         finally:
             self.left = True
             watch.remove(self)
@@ -169,11 +199,17 @@ class Worker:
         if link is not None:
             link.wake()
 
+    def give_cause_of_shutdown(self) -> None:
+        """Tell the node that this process is ended on purpose."""
+        if self._word.path:
+            give_cause(Path(self._word.path), SHUTDOWN)
+
     def _join(self) -> None:
         with self.lock:
             self._generation += 1
             self._number = 0
             self._joined = False
+            self.unwatched.clear()  # it may be another node
             holding = [entry.key for entry in self._todo]
             if self._running_key >= 0 and self.since:
                 holding.append(self._running_key)
@@ -190,9 +226,18 @@ class Worker:
                 wire.Join(
                     wire.VERSION, self._generation, self.name, host_id(), pid, started(pid), self._word.path,
                     *self._supervisor, self.queues, CAPACITY if self.max_tasks is None else min(CAPACITY, self._left()),
-                    holding, unanswered, int(getattr(self.strategy, "policy", -1)), dict(policies),
+                    holding, unanswered, int(getattr(self.strategy, "policy", -1)), dict(policies), self._rates(),
                 )
             )  # fmt: skip
+
+    def _rates(self) -> list[wire.Rate]:
+        own, shared = getattr(self.strategy, "rates", ({}, {}))
+        told = [wire.Rate(name, rate, False) for name, rate in own.items()]
+        return told + [wire.Rate(name, rate, True) for name, rate in shared.items()]
+
+    def tell_rates(self) -> None:
+        """Tell the node that the strategy's ``rates`` are others than before; from any thread."""
+        self._send(wire.Limit(self._rates()))
 
     def _left(self) -> int:
         return max(1, (self.max_tasks or 0) - self.finished)
@@ -215,6 +260,7 @@ class Worker:
         while True:
             self._report_all(wire.Bye, returned)
             if self._await_farewell(link, min(deadline, time.monotonic() + 1.0)):
+                self._word.discard()
                 return
             if time.monotonic() >= deadline:
                 logger.error("no node took the last reports of worker %s within %g s", self.name, _FAREWELL)
@@ -260,6 +306,10 @@ class Worker:
             self._leased(message)
         elif isinstance(message, wire.Blob):
             self._blobs[message.digest] = message.blob
+        elif isinstance(message, wire.Watched):
+            (self.unwatched.discard if message.watched else self.unwatched.add)(message.stream)
+        elif isinstance(message, wire.Told):
+            self._told(message)
         elif isinstance(message, wire.Rejoin):
             if message.version != wire.VERSION:
                 raise VersionMismatch(
@@ -269,6 +319,17 @@ class Worker:
             self._join()
         elif isinstance(message, wire.Malformed):
             logger.warning("dropped a frame that is no message: %s", message.reason)
+
+    def _told(self, message: wire.Told) -> None:
+        if message.queues is not None:
+            self.queues = list(message.queues)
+        told = getattr(self.strategy, "told", None)
+        if message.body and told is not None:
+            told(message.body)
+
+    def cast(self, stream: str, bodies: Sequence[bytes]) -> bool:
+        """Send to whoever listens to a stream; False where that is nobody, as far as it is known."""
+        return stream not in self.unwatched and self._send(wire.Cast("", stream, list(bodies)))
 
     def _leased(self, lease: wire.Lease) -> None:
         if lease.generation != self._generation:
@@ -289,6 +350,8 @@ class Worker:
             self._todo.remove(entry)
         # Where the node has settled something of ours, our word is no longer its: begin anew when nothing runs.
         self._stale = bool(void) or bool(self.since and self._running_key >= 0 and self._running_key not in keep)
+        if self._word.revoked and not self._todo and not self.since and not keep:
+            self._word.renew()  # the node has all reports, and nothing is ours
         self._joined = True
         if void:
             logger.warning("worker %s was away: %d tasks that it held went to others", self.name, len(void))
@@ -311,18 +374,29 @@ class Worker:
             self._revoked()
             return
         self.since = time.monotonic()
+        if self._counts is not None:
+            self._counts.busy(self.since)
         if not watch.awake:
             watch.wake()
         report = self._run(entry)
+        if self._limited:
+            self.unlimit()
         if self._forked:
             os._exit(0)  # the task forked, and came back from it twice: the other process is this worker
         with self.lock:  # the watch may have sent, and replaced, the list of reports while the task ran
             self._reports.append(report)
             self._running_key = -1
+            # From here on the watch keeps off: it would send this report as a busy worker's, and nobody would say that
+            # it is busy no more.
+            self.since = 0.0
         self.finished += 1
         self._running = None
+        if self._counts is not None:
+            self._counts.busy(0.0)
         if self.max_tasks is not None and self.finished >= self.max_tasks:
-            self.since = 0.0
+            self._leaving = True
+        elif self.max_memory is not None and _memory() > self.max_memory:
+            logger.info("worker %s takes more than %d KiB of memory: it is replaced", self.name, self.max_memory)
             self._leaving = True
         elif self._todo and (self._reports_bytes > _TOGETHER_BYTES or time.monotonic() - self._flushed > _TOGETHER):
             self._flush(busy=False)
@@ -344,6 +418,8 @@ class Worker:
             failpoint("worker.after_run")
             outcome = value if type(value) is Outcome else success(value)
             return self._report(entry.key, task.id, outcome, time.perf_counter() - began)
+        except Ended:
+            raise
         except BaseException as error:  # whatever a task does, or packing what it returned: its end is reported
             return self._report(entry.key, task.id, failure(error), time.perf_counter() - began)
 
@@ -363,7 +439,9 @@ class Worker:
                 "with a larger limit",
             )  # fmt: skip
             return self._report(key, task_id, self._failure_of_ours(task_id, loss), runtime)
-        return wire.Report(key, runtime, outcome.store, Raw(raw), followups, gathers, list(outcome.endings))
+        return wire.Report(
+            key, runtime, outcome.store, Raw(raw), followups, gathers, list(outcome.endings), outcome.bury
+        )
 
     def _failure_of_ours(self, task_id: str, loss: wire.Loss) -> Outcome:
         """The running task's end where it is not its strategy that says so."""
@@ -386,6 +464,8 @@ class Worker:
 
     def _report_all(self, kind: type[wire.Done] | type[wire.Bye], returned: list[int], *more: bool) -> None:
         """Send all that is finished; keep it until the node has answered."""
+        if self.before_report is not None:
+            self.before_report()
         with self.lock:
             reports, self._reports = self._reports, []
             self._reports_bytes = 0
@@ -399,6 +479,39 @@ class Worker:
             self._unanswered.append((self._number, reports))
             self._send(wire.Done(self._generation, self._number, reports, returned, *more))
             failpoint("worker.after_report")
+
+    # ── time limits ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def limit(self, soft: float | None, hard: float | None, interrupt: Callable[[], object], label: str) -> None:
+        """Limit the time of the running task, from now on; called by its strategy, in its thread.
+
+        Arguments:
+            soft: seconds until ``interrupt`` is called, by another thread of this process.
+            hard: seconds until the process is killed and replaced, and the task ended with a loss of kind *time-limit*;
+                only a pool of processes does that.
+            label: the task, for people.
+        """
+        now = time.monotonic()
+        self._limited = True
+        if soft:
+            self._interrupt = interrupt
+            self.interrupt_at = now + soft
+        if hard and self._row is not None:
+            self._row.begin(now + hard, hard, label.encode("utf-8", "replace"))
+
+    def unlimit(self) -> None:
+        """The task that was limited has ended."""
+        self._limited = False
+        self.interrupt_at = 0.0
+        if self._row is not None:
+            self._row.end()
+
+    def interrupt(self) -> None:
+        """Called by the watch when the running task's soft limit is over."""
+        self.interrupt_at = 0.0
+        interrupt = self._interrupt
+        if interrupt is not None:
+            interrupt()
 
     # ── while a task runs ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -421,7 +534,9 @@ class Worker:
             if self._reports or returned:
                 self._returned.extend(reversed(returned))
                 self._flush(busy=True)
-            elif (now := time.monotonic()) - self._beat > _BEAT:
+            elif self.before_report is not None:
+                self.before_report()
+            if (now := time.monotonic()) - self._beat > _BEAT:
                 self._beat = now
                 self._send(wire.Beat([self.id]))
 
@@ -529,8 +644,20 @@ class Watch:
                 since = worker.since
                 if since:
                     idle = 0
+                    if 0.0 < worker.interrupt_at <= now:
+                        worker.interrupt()
                     if now - since > _LONG:
                         worker.unblock()
+
+
+def _memory() -> int:
+    """How much memory this process takes, in KiB; where the system doesn't tell, the most that it has taken."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * (_PAGE >> 10)
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most >> 10 if sys.platform == "darwin" else most
 
 
 def _after_fork() -> None:

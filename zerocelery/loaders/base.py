@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import os
+import re
 import sys
-from importlib import import_module
 from types import ModuleType
 
 from zerocelery import signals
-from zerocelery.exceptions import ImproperlyConfigured
+from zerocelery.utils.imports import NotAPackage, find_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any, ClassVar
+    from typing import Any
 
 __all__ = ("BaseLoader", "autodiscover_tasks", "find_related_module")
+
+#: A loader's configuration before anything was read.
+unconfigured: Any = object()
+
+#: Whether modules are being searched for: one that imports another app's must not start a search of its own.
+_RACE_PROTECTION = False
+
+_CAST = re.compile(r"\((\w+)\)")
 
 
 class BaseLoader:
@@ -26,10 +37,10 @@ class BaseLoader:
 
     builtin_modules: frozenset[str] = frozenset()
     configured = False
-    override_backends: ClassVar[dict[str, str]] = {}
+    override_backends: Any = {}  # noqa: RUF012  replaced, never changed
     worker_initialized = False
 
-    _conf: Any = None
+    _conf: Any = unconfigured
 
     def __init__(self, app: Any, **kwargs: Any) -> None:
         self.app = app
@@ -58,17 +69,19 @@ class BaseLoader:
     def on_worker_process_init(self) -> None:
         """Called when a process of a pool starts."""
 
-    def read_configuration(self, env: str = "CELERY_CONFIG_MODULE") -> Mapping[str, Any]:
+    def read_configuration(self, env: str = "CELERY_CONFIG_MODULE") -> Mapping[str, Any] | None:
         """The configuration of apps that were given none."""
-        import os
-
         name = os.environ.get(env)
-        return self._import_config_module(name) if name else {}
+        return as_mapping(self._import_config_module(name)) if name else None
 
     # modules
 
     def import_module(self, module: str, package: str | None = None) -> Any:
-        return import_module(module, package=package)
+        return importlib.import_module(module, package=package)
+
+    def find_module(self, module: str) -> Any:
+        """Where a module is; None where there is none."""
+        return find_module(module)
 
     def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> Any:
         from zerocelery.utils.imports import import_from_cwd
@@ -121,33 +134,99 @@ class BaseLoader:
                     return False
                 raise
         self._conf = as_mapping(obj)
+        if "override_backends" in self._conf:
+            self.override_backends = self._conf["override_backends"]
         return True
 
     def _find_config(self, path: str) -> Any:
         from zerocelery.utils.imports import symbol_by_name
 
-        try:
+        if ":" in path:
             return symbol_by_name(path, imp=self.import_from_cwd)
-        except (ImportError, AttributeError):
-            if ":" in path:
-                raise
-            return self.import_from_cwd(path)
-
-    def _import_config_module(self, name: str) -> Mapping[str, Any]:
         try:
-            found = self._find_config(name)
-        except ModuleNotFoundError as error:
-            if name.endswith(".py"):
-                raise ImproperlyConfigured(f"{name!r} is a file: name the module, {name[:-3]!r}") from error
-            raise
-        return as_mapping(found)
+            return self.import_from_cwd(path)
+        except ImportError:
+            # not a module: then a name in one
+            module, _, name = path.rpartition(".")
+            if not module:
+                raise
+            found = getattr(sys.modules.get(module) or self._import_if_there(module), name, unconfigured)
+            if found is unconfigured:
+                raise
+            return found
+
+    def _import_if_there(self, module: str) -> Any:
+        try:
+            return self.import_from_cwd(module)
+        except ImportError:
+            return None
+
+    def _import_config_module(self, name: str) -> Any:
+        """The module of this name, looked for before it is imported: an error within it is not "no such module".
+
+        Raises:
+            NotAPackage: what is said to be a package is none.
+        """
+        try:
+            self.find_module(name)
+        except NotAPackage as error:
+            hint = f"name the module, {name[:-3]!r}" if name.endswith(".py") else "is it on the Python path?"
+            raise NotAPackage(f"there is no configuration module {name!r}: {hint}") from error
+        return self.import_from_cwd(name)
+
+    def cmdline_config_parser(
+        self,
+        args: Iterable[str],
+        namespace: str = "celery",
+        re_type: re.Pattern[str] = _CAST,
+        extra_types: Mapping[str, Any] | None = None,
+        override_types: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Settings from words such as ``worker_concurrency=8``, ``.concurrency=8`` or ``my_limit=(int)3``.
+
+        Arguments:
+            namespace: what a name that begins with a dot is in.
+            extra_types: readers of further types, by the name that stands in parentheses.
+            override_types: types to be read as others.
+
+        Raises:
+            ValueError: a value is not of its setting's type.
+        """
+        from zerocelery.app.defaults import NAMESPACES, OPTIONS, Option
+
+        readers: dict[str, Any] = {**Option.typemap, **dict.fromkeys(("dict", "list", "tuple"), _json)}
+        readers.update(extra_types or {})
+        renamed = dict(override_types or {})
+
+        def one(word: str) -> tuple[str, Any]:
+            key, _, text = word.partition("=")
+            key = key.lower().replace(".", "_") if not key.startswith(".") else f"{namespace}_{key[1:].lower()}"
+            cast = re_type.match(text)
+            if cast:
+                kind, text = cast.group(1), text[cast.end() :]
+            else:
+                # top-level settings are options themselves
+                option = OPTIONS.get(key) or NAMESPACES.get(key)
+                kind = option.type if isinstance(option, Option) else "string"
+            try:
+                return key, readers[renamed.get(kind, kind)](text)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{key!r}: {error}") from error
+
+        return dict(map(one, args))
 
     @property
     def conf(self) -> Mapping[str, Any]:
         """What the source says."""
-        if self._conf is None:
-            self._conf = self.read_configuration()
+        if self._conf is unconfigured:
+            self._conf = self.read_configuration() or {}
         return self._conf  # type: ignore[no-any-return]
+
+
+def _json(text: str) -> Any:
+    import json
+
+    return json.loads(text)
 
 
 def _several(names: Any) -> tuple[str, ...]:
@@ -158,33 +237,47 @@ def as_mapping(obj: Any) -> Mapping[str, Any]:
     """A dict as it is; of a module or class the public names."""
     if hasattr(obj, "keys"):
         return obj  # type: ignore[no-any-return]
-    found = {name: getattr(obj, name) for name in dir(obj) if not name.startswith("_")}
+    found: dict[str, Any] = {}
+    for name in dir(obj):
+        if name.startswith("_"):
+            continue
+        # Django's settings raise where a value must not be used as it is, which nobody here wants to.
+        with contextlib.suppress(Exception):
+            found[name] = getattr(obj, name)
     return {name: value for name, value in found.items() if not isinstance(value, ModuleType)}
 
 
 def autodiscover_tasks(packages: Iterable[str], related_name: str | None = "tasks") -> list[Any]:
     """The modules of this name in the packages, imported."""
-    return [find_related_module(package, related_name) for package in packages or ()]
+    global _RACE_PROTECTION
+    if _RACE_PROTECTION:
+        return []
+    _RACE_PROTECTION = True
+    try:
+        return [find_related_module(package, related_name) for package in packages or ()]
+    finally:
+        _RACE_PROTECTION = False
 
 
 def find_related_module(package: str, related_name: str | None) -> Any:
     """``package.related_name`` imported; None where the package has none. A module's own errors are raised."""
     try:
-        module = import_module(package)
-    except ModuleNotFoundError as error:
+        # looked up on the module: people wrap importlib.import_module to see what is imported
+        module = importlib.import_module(package)
+    except ModuleNotFoundError:
         # the name of a class in a package, as Django's INSTALLED_APPS may have it
         package, _, _ = package.rpartition(".")
-        if not package or error.name is None or not f"{error.name}.".startswith(f"{package}."):
+        if not package:
             raise
-        module = import_module(package)
-    if not related_name:
-        return module
-    wanted = f"{package}.{related_name}"
-    if wanted in sys.modules:
-        return sys.modules[wanted]
+        return _import_if_there(f"{package}.{related_name}")
+    return _import_if_there(f"{package}.{related_name}") if related_name else module
+
+
+def _import_if_there(name: str) -> Any:
     try:
-        return import_module(wanted)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name == wanted:
+        if error.name == name:
             return None
+        # the module is there, or its package isn't: either is news
         raise

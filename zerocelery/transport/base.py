@@ -62,6 +62,9 @@ class ClientLink(Protocol):
     def subscribe(self, topic: str) -> None:
         """Listen to a topic."""
 
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when something may have come, once, until it is received; -1: none."""
+
     def problem(self) -> str:
         """Why the node does not let this client in; '' where nothing is known to be wrong."""
 

@@ -175,6 +175,9 @@ class MemoryClientLink:
     def problem(self) -> str:
         return ""
 
+    def fileno(self) -> int:
+        return -1
+
     def close(self) -> None:
         self.tasks.close()
         self.results.close()

@@ -497,6 +497,9 @@ class ZmqClientLink:
     def subscribe(self, topic: str) -> None:
         self._sub.subscribe(topic.encode() + b"\0")
 
+    def fileno(self) -> int:
+        return _fd(self._sub)
+
     def close(self) -> None:
         if self._monitor is not None:
             self._push.disable_monitor()

@@ -57,9 +57,9 @@ def chunks(it: Iterable[Any], n: int) -> Iterator[list[Any]]:
         yield part
 
 
-def get_full_cls_name(cls: type) -> str:
+def get_full_cls_name(obj: type) -> str:
     """The class's module and name."""
-    return f"{cls.__module__}.{cls.__name__}"
+    return f"{obj.__module__}.{obj.__name__}"
 
 
 def __getattr__(name: str) -> Any:

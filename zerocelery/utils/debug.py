@@ -1,12 +1,17 @@
-"""How much memory this process takes."""
+"""How much memory this process takes, and where it is stuck."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
+
+from zerocelery.platforms import signals
 
 Process: Any
 try:
@@ -14,12 +19,33 @@ try:
 except ImportError:  # optional: without it there is nothing to tell
     Process = None
 
-__all__ = ("humanbytes", "mem_rss", "memdump", "ps", "sample", "sample_mem")
+__all__ = ("blockdetection", "humanbytes", "mem_rss", "memdump", "ps", "sample", "sample_mem")
 
 _UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "KB"), (1, "b"))
 
 _process: Any = None
 _mem_sample: list[Any] = []
+
+
+def _on_blocking(signum: int, frame: FrameType | None) -> None:
+    where = inspect.getframeinfo(frame) if frame is not None else None
+    raise RuntimeError(f"the block took too long: it is at {where}")
+
+
+@contextmanager
+def blockdetection(timeout: float | None) -> Iterator[None]:
+    """Raise RuntimeError, by SIGALRM, in what takes longer than this (seconds); without a time, never."""
+    if not timeout:
+        yield
+        return
+    before = signals["ALRM"]
+    signals["ALRM"] = _on_blocking
+    signals.arm_alarm(timeout)
+    try:
+        yield
+    finally:
+        signals.reset_alarm()
+        signals["ALRM"] = None if before == _on_blocking else before
 
 
 def sample_mem() -> Any:

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Any
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any, ClassVar
 
-__all__ = ("DependencyGraph", "GraphFormatter")
+__all__ = ("DOT", "CycleError", "DependencyGraph", "GraphFormatter")
+
+
+class CycleError(Exception):
+    """Two depend on each other."""
+
+
+class DOT:
+    """The parts of the DOT language that a graph is drawn with."""
+
+    HEAD = "{IN}{type} {id} {{\n{INp}graph [{attrs}]"
+    ATTR = '{name}="{value}"'
+    ATTRSEP = ", "
+    NODE = '{INp}"{0}" [{attrs}]'
+    EDGE = '{INp}"{0}" {dir} "{1}" [{attrs}]'
+    TAIL = "{IN}}}"
+    DIRS: ClassVar[dict[str, str]] = {"graph": "--", "digraph": "->"}
 
 
 class DependencyGraph:
@@ -50,14 +66,16 @@ class DependencyGraph:
         return [node for node, others in self.items() if others]
 
     def valency_of(self, obj: Any) -> int:
-        """How many nodes there are below this one, itself included."""
-        return 1 + sum(self.valency_of(other) for other in self.adjacent.get(obj, ()))
+        """How many ways lead down from this node."""
+        others = self.adjacent.get(obj, ())
+        return len(others) + sum(self.valency_of(other) for other in others)
 
     def topsort(self) -> list[Any]:
         """All nodes, each after those that it depends on.
 
         Raises:
-            ValueError: two depend on each other.
+            CycleError: two depend on each other.
+            KeyError: one depends on what is no node.
         """
         done: dict[Any, None] = {}
         for node in self.adjacent:
@@ -68,8 +86,8 @@ class DependencyGraph:
         if node in done:
             return
         if node in path:
-            raise ValueError(f"{node!r} depends on itself")
-        for other in self.adjacent.get(node, ()):
+            raise CycleError(f"{node!r} depends on itself, by way of {', '.join(map(repr, path))}")
+        for other in self.adjacent[node]:
             self._visit(other, done, (*path, node))
         done[node] = None
 
@@ -78,10 +96,10 @@ class DependencyGraph:
         draw = formatter or self.formatter
         lines = [draw.head()]
         for node, others in self.items():
-            lines.append(draw.node(node) if not others else "")
+            lines.append(draw.node(node) if others else draw.terminal_node(node))
             lines.extend(draw.edge(node, other) for other in others)
         lines.append(draw.tail())
-        fh.write("\n".join(line for line in lines if line) + "\n")
+        fh.write("".join(f"{line.decode()}\n" for line in lines))
 
     def format(self, obj: Any) -> Any:
         """A node as the formatter names it."""
@@ -92,6 +110,12 @@ class DependencyGraph:
         return self.adjacent.items()
 
     iteritems = items
+
+    def repr_node(self, obj: Any, level: int = 1, fmt: str = "{0}({1})") -> str:
+        """A node with all that it depends on, a line each."""
+        lines = [fmt.format(obj, self.valency_of(obj))]
+        lines += [f"{' ' * 5 * level}{self.repr_node(other, level + 1, fmt)}" for other in self.adjacent.get(obj, ())]
+        return "\n".join(lines)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.adjacent)
@@ -109,41 +133,106 @@ class DependencyGraph:
         return True
 
     def __repr__(self) -> str:
-        return "\n".join(self._lines(node, 0) for node in self.adjacent)
-
-    def _lines(self, node: Any, level: int) -> str:
-        below = [self._lines(other, level + 1) for other in self.adjacent.get(node, ())]
-        return "\n".join([f"{'     ' * level}{node}({self.valency_of(node)})", *below])
+        return "\n".join(self.repr_node(node) for node in self)
 
 
 class GraphFormatter:
     """Draws a graph in the DOT language.
 
     Arguments:
-        attrs: attributes of the graph.
+        root: what it is the graph of.
+        type: ``digraph`` or ``graph``.
+        id: its name.
+        indent: how far it is from the left.
+        inw: by what.
+        scheme: attributes of everything in it.
     """
 
-    def __init__(self, root: Any = None, type: str = "digraph", id: str = "dependencies", **attrs: Any) -> None:
+    _attr = DOT.ATTR
+    _attrsep = DOT.ATTRSEP
+    _head = DOT.HEAD
+    _node = DOT.NODE
+    _edge = DOT.EDGE
+    _tail = DOT.TAIL
+    _dirs: ClassVar[dict[str, str]] = DOT.DIRS
+
+    scheme: ClassVar[dict[str, Any]] = {
+        "shape": "box", "arrowhead": "vee", "style": "filled", "fontname": "HelveticaNeue",
+    }  # fmt: skip
+    edge_scheme: ClassVar[dict[str, Any]] = {"color": "darkseagreen4", "arrowcolor": "black", "arrowsize": 0.7}
+    node_scheme: ClassVar[dict[str, Any]] = {"fillcolor": "palegreen3", "color": "palegreen4"}
+    term_scheme: ClassVar[dict[str, Any]] = {"fillcolor": "palegreen1", "color": "palegreen2"}
+    graph_scheme: ClassVar[dict[str, Any]] = {"bgcolor": "mintcream"}
+
+    def __init__(
+        self,
+        root: Any = None,
+        type: str | None = None,
+        id: str | None = None,
+        indent: int = 0,
+        inw: str = " " * 4,
+        **scheme: Any,
+    ) -> None:
         self.root = root
-        self.type = type
-        self.id = id
-        self.attrs = {"arrowhead": "vee", **attrs}
+        self.type = type or "digraph"
+        self.id = id or "dependencies"
+        self.direction = self._dirs[self.type]
+        self.IN = inw * (indent or 0)
+        self.INp = self.IN + inw
+        self.scheme = {**self.scheme, **scheme}  # type: ignore[misc]
+        self.graph_scheme = {**self.graph_scheme, "root": self.label(root)}  # type: ignore[misc]
 
     def __call__(self, obj: Any) -> Any:
         return self.label(obj)
+
+    def attr(self, name: str, value: Any) -> bytes:
+        """One attribute."""
+        return self.FMT(self._attr, name=name, value=value)
+
+    def attrs(self, d: Mapping[str, Any], scheme: Mapping[str, Any] | None = None) -> str:
+        """Attributes: those of everything, of this kind of thing, and of this one."""
+        merged = {**self.scheme, **(scheme or {}), **d}
+        return self._attrsep.join(self.attr(name, value).decode() for name, value in merged.items())
+
+    def head(self, **attrs: Any) -> bytes:
+        """How the graph begins."""
+        return self.FMT(self._head, id=self.id, type=self.type, attrs=self.attrs(attrs, self.graph_scheme))
+
+    def tail(self) -> bytes:
+        """How it ends."""
+        return self.FMT(self._tail)
 
     def label(self, obj: Any) -> Any:
         """A node's name."""
         return obj
 
-    def head(self) -> str:
-        return f"{self.type} {self.id} {{"
+    def node(self, obj: Any, **attrs: Any) -> bytes:
+        """One that depends on others."""
+        return self.draw_node(obj, self.node_scheme, attrs)
 
-    def tail(self) -> str:
-        return "}"
+    def terminal_node(self, obj: Any, **attrs: Any) -> bytes:
+        """One that depends on nothing."""
+        return self.draw_node(obj, self.term_scheme, attrs)
 
-    def node(self, obj: Any) -> str:
-        return f'    "{self.label(obj)}"'
+    def edge(self, a: Any, b: Any, **attrs: Any) -> bytes:
+        """Says that a depends on b."""
+        return self.draw_edge(a, b, None, attrs)
 
-    def edge(self, a: Any, b: Any) -> str:
-        return f'    "{self.label(a)}" -> "{self.label(b)}"'
+    def FMT(self, fmt: str, *args: Any, **kwargs: Any) -> bytes:
+        """A part of the language, filled in and encoded."""
+        return fmt.format(*args, **{**kwargs, "IN": self.IN, "INp": self.INp}).encode()
+
+    def draw_edge(
+        self, a: Any, b: Any, scheme: Mapping[str, Any] | None = None, attrs: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """An edge with these attributes."""
+        return self.FMT(
+            self._edge, self.label(a), self.label(b), dir=self.direction,
+            attrs=self.attrs(attrs or {}, self.edge_scheme if scheme is None else scheme),
+        )  # fmt: skip
+
+    def draw_node(
+        self, obj: Any, scheme: Mapping[str, Any] | None = None, attrs: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """A node with these attributes."""
+        return self.FMT(self._node, self.label(obj), attrs=self.attrs(attrs or {}, scheme))

@@ -31,6 +31,10 @@ __all__ = (
 )
 
 
+#: The program's file, in processes that multiprocessing starts: its module has another name there.
+MP_MAIN_FILE = os.environ.get("MP_MAIN_FILE")
+
+
 class NotAPackage(Exception):
     """A module was looked for in one that is no package."""
 
@@ -116,6 +120,8 @@ def import_from_cwd(
 def gen_task_name(app: Any, name: str, module_name: str | None) -> str:
     """The name of a task: its module's and its own; for ``__main__`` the app's where it has one."""
     module_name = module_name or "__main__"
+    if MP_MAIN_FILE and getattr(sys.modules.get(module_name), "__file__", None) == MP_MAIN_FILE:
+        module_name = "__main__"
     if module_name == "__main__" and app.main:
         return f"{app.main}.{name}"
     return ".".join(part for part in (module_name, name) if part)

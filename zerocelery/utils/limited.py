@@ -36,7 +36,7 @@ class LimitedSet:
 
     def add(self, item: Any, now: float | None = None) -> None:
         """Add an item, or make it the newest."""
-        stamp = now or monotonic()
+        stamp = monotonic() if now is None else now
         newest = next(reversed(self._data.values()), stamp)
         self._data.pop(item, None)
         self._data[item] = stamp
@@ -75,7 +75,7 @@ class LimitedSet:
 
     def purge(self, now: float | None = None) -> None:
         """Let go of what is too much or too old."""
-        moment = now or monotonic()
+        moment = monotonic() if now is None else now
         moment = moment() if callable(moment) else moment
         if self.maxlen:
             while len(self._data) > self.maxlen:

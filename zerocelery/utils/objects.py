@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import GenericAlias
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ("Bunch", "FallbackContext", "getitem_property", "mro_lookup")
 
@@ -33,6 +37,8 @@ def mro_lookup(cls: type, attr: str, stop: Any = None, monkey_patched: Any = Non
 
 class FallbackContext:
     """A context whose value is what it is given; or else what another context gives, which is left at the end."""
+
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def __init__(self, provided: Any, fallback: Any, *fb_args: Any, **fb_kwargs: Any) -> None:
         self.provided = provided

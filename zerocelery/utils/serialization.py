@@ -121,7 +121,7 @@ class UnpickleableExceptionWrapper(Exception):
         """The one that stands for an exception."""
         kind = type(exc)
         made = cls(kind.__module__, kind.__name__, getattr(exc, "args", ()), _safe_repr(exc))
-        return made.with_traceback(exc.__traceback__)
+        return made.with_traceback(getattr(exc, "__traceback__", None))
 
 
 def get_pickleable_exception(exc: BaseException) -> BaseException:

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import GenericAlias
 from typing import Any
 
 from zerocelery.local import Proxy
@@ -18,6 +19,7 @@ __all__ = (
     "LocalManager",
     "LocalStack",
     "bgThread",
+    "bound_open_broker_sockets",
     "default_socket_timeout",
     "get_ident",
     "release_local",
@@ -35,6 +37,29 @@ def default_socket_timeout(timeout: float | None) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def bound_open_broker_sockets(connection: Any, timeout: float | None) -> None:
+    """Let a broker's connection that is to be closed wait no longer than this for the other side (seconds).
+
+    Only sockets that are open are touched; asking kombu for its connection would make one.
+    """
+    for sock in _open_broker_sockets(connection):
+        try:
+            sock.settimeout(timeout)
+        except (OSError, ValueError, AttributeError):  # closed by now
+            pass
+
+
+def _open_broker_sockets(connection: Any) -> list[Any]:
+    try:
+        channels = getattr(connection.transport, "channels", None) or ()
+        clients = [vars(channel).get(name) for channel in channels for name in ("client", "subclient")]
+        found = [getattr(getattr(client, "connection", None), "_sock", None) for client in clients]
+        found.append(getattr(getattr(getattr(connection, "_connection", None), "_transport", None), "sock", None))
+    except Exception:  # a connection in whatever state: closing it goes on without
+        return []
+    return [sock for sock in found if sock is not None]
 
 
 class bgThread(threading.Thread):
@@ -122,6 +147,8 @@ class Local:
 class _LocalStack:
     """A stack that each thread has for itself."""
 
+    __class_getitem__: Any = classmethod(GenericAlias)
+
     def __init__(self) -> None:
         self._local = Local()
 
@@ -173,7 +200,29 @@ class _LocalStack:
         return self.stack[-1] if self.stack else None
 
 
-_FastLocalStack = LocalStack = _LocalStack
+class _FastLocalStack(threading.local):
+    """The same, with what Python has for it; for threads only, whatever else tells who is who."""
+
+    __class_getitem__: Any = classmethod(GenericAlias)
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.push = self.stack.append
+
+    def pop(self) -> Any:
+        """Take off what is on top; None if there is nothing."""
+        return self.stack.pop() if self.stack else None
+
+    @property
+    def top(self) -> Any:
+        """What is on top; None if there is nothing."""
+        return self.stack[-1] if self.stack else None
+
+    def __len__(self) -> int:
+        return len(self.stack)
+
+
+LocalStack = _LocalStack
 
 
 class LocalManager:

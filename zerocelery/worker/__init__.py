@@ -1,1 +1,5 @@
-"""What a worker is, by Celery's import paths."""
+"""The worker as an object, and what its process knows."""
+
+from zerocelery.worker.worker import WorkController
+
+__all__ = ("WorkController",)

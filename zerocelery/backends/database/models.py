@@ -13,8 +13,26 @@ from zerocelery.backends.database.session import ResultModelBase
 __all__ = ("Task", "TaskExtended", "TaskSet")
 
 
+#: SQL Server's Integer ends at two thousand million.
+_ID = sa.Integer().with_variant(sa.BigInteger(), "mssql")
+
+
 def _now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def _column_or_none(row: Any, name: str) -> Any:
+    """A column that tables of older Celerys lack: None where it can't be read."""
+    try:
+        return getattr(row, name)
+    except Exception:
+        return None
+
+
+def _configure(model: Any, schema: str | None, name: str | None) -> None:
+    model.__table__.schema = schema
+    model.__table__.c.id.default.schema = schema
+    model.__table__.name = name or model.__tablename__
 
 
 class Task(ResultModelBase):  # type: ignore[misc]
@@ -23,11 +41,11 @@ class Task(ResultModelBase):  # type: ignore[misc]
     __tablename__ = "celery_taskmeta"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's name
 
-    id = sa.Column(sa.Integer, sa.Sequence("task_id_sequence"), primary_key=True, autoincrement=True)
+    id = sa.Column(_ID, sa.Sequence("task_id_sequence"), primary_key=True, autoincrement=True)
     task_id = sa.Column(sa.String(155), unique=True)
     status = sa.Column(sa.String(50), default=states.PENDING)
     result = sa.Column(sa.LargeBinary, nullable=True)
-    date_done = sa.Column(sa.DateTime, default=_now, onupdate=_now, nullable=True)
+    date_done = sa.Column(sa.DateTime, default=_now, onupdate=_now, nullable=True, index=True)
     traceback = sa.Column(sa.Text, nullable=True)
     children = sa.Column(sa.LargeBinary, nullable=True)
 
@@ -42,7 +60,7 @@ class Task(ResultModelBase):  # type: ignore[misc]
             "result": self.result,
             "traceback": self.traceback,
             "date_done": self.date_done,
-            "children": self.children,
+            "children": _column_or_none(self, "children"),
         }
 
     def __repr__(self) -> str:
@@ -51,8 +69,7 @@ class Task(ResultModelBase):  # type: ignore[misc]
     @classmethod
     def configure(cls, schema: str | None = None, name: str | None = None) -> None:
         """Give the table another schema or name."""
-        cls.__table__.schema = schema
-        cls.__table__.name = name or cls.__tablename__
+        _configure(cls, schema, name)
 
 
 class TaskExtended(Task):
@@ -71,7 +88,11 @@ class TaskExtended(Task):
 
     def to_dict(self) -> dict[str, Any]:
         own = ("name", "args", "kwargs", "worker", "retries", "queue")
-        return {**super().to_dict(), **{field: getattr(self, field) for field in own}}
+        return {
+            **super().to_dict(),
+            **{field: getattr(self, field) for field in own},
+            "stamps": _column_or_none(self, "stamps"),
+        }
 
 
 class TaskSet(ResultModelBase):  # type: ignore[misc]
@@ -80,10 +101,10 @@ class TaskSet(ResultModelBase):  # type: ignore[misc]
     __tablename__ = "celery_tasksetmeta"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's name
 
-    id = sa.Column(sa.Integer, sa.Sequence("taskset_id_sequence"), autoincrement=True, primary_key=True)
+    id = sa.Column(_ID, sa.Sequence("taskset_id_sequence"), autoincrement=True, primary_key=True)
     taskset_id = sa.Column(sa.String(155), unique=True)
     result = sa.Column(sa.LargeBinary, nullable=True)
-    date_done = sa.Column(sa.DateTime, default=_now, nullable=True)
+    date_done = sa.Column(sa.DateTime, default=_now, nullable=True, index=True)
 
     def __init__(self, taskset_id: str, result: Any) -> None:
         self.taskset_id = taskset_id  # type: ignore[assignment]
@@ -99,5 +120,4 @@ class TaskSet(ResultModelBase):  # type: ignore[misc]
     @classmethod
     def configure(cls, schema: str | None = None, name: str | None = None) -> None:
         """Give the table another schema or name."""
-        cls.__table__.schema = schema
-        cls.__table__.name = name or cls.__tablename__
+        _configure(cls, schema, name)

@@ -34,9 +34,9 @@ class Trap:
     """In the place of the current app: whoever uses it, when the test's own app was meant, hears of it."""
 
     def __getattr__(self, name: str) -> Any:
-        # What copies and inspects objects asks for special names, and means nothing by it.
-        if name.startswith("_is_coroutine") or name == "__func__":
-            raise AttributeError(name)
+        # What patches and inspects objects asks for these, and means nothing by it.
+        if name in ("_is_coroutine", "_is_coroutine_marker", "__func__"):
+            return None
         raise RuntimeError(f"Test depends on current_app: it asked for {name!r} of it")
 
 
@@ -75,7 +75,7 @@ def TestApp(
     """An app for tests.
 
     Arguments:
-        config: its settings; :data:`DEFAULT_TEST_CONFIG` unless given.
+        config: its settings, over :data:`DEFAULT_TEST_CONFIG`.
         enable_logging: log as a worker's app does; else a test's logging stays as it is.
     """
     app = Celery(
@@ -86,7 +86,7 @@ def TestApp(
         backend=backend,
         **kwargs,
     )
-    app.add_defaults(deepcopy(dict(config or DEFAULT_TEST_CONFIG)))
+    app.add_defaults(deepcopy({**DEFAULT_TEST_CONFIG, **(config or {})}))
     return app
 
 
@@ -131,6 +131,8 @@ def setup_default_app(app: Any, use_trap: bool = False) -> Iterator[None]:
         _state._tls.current_app = current
         if app is not current:
             app.close()
+        # The next test is not to find the results of this one.
+        del app._backend
         _state._finalizers.clear()
         _state._finalizers.update(finalizers)
         _state._apps = apps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -10,12 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from zerocelery.app.intake import run_broker_worker
 from zerocelery.app.utils import broker_url
-from zerocelery.bin.base import node_name
-from zerocelery.bin.worker import worker_pool
-from zerocelery.engine.pool import Supervisor
+from zerocelery.contrib.testing.relay import Relay
+from zerocelery.engine.pool import Supervisor, run_worker
 from zerocelery.result import allow_join_result
+from zerocelery.signals import task_postrun
+from zerocelery.states import SUCCESS
 from zerocelery.utils.dispatch import Signal
+from zerocelery.utils.nodenames import anon_nodename
+from zerocelery.worker.desk import Desk
+from zerocelery.worker.state import successful_requests
+from zerocelery.worker.worker import full_name, include_modules, worker_pool
 
 if TYPE_CHECKING:
     from zerocelery.app.base import Celery
@@ -40,6 +47,8 @@ test_worker_stopped = Signal(name="test_worker_stopped", providing_args={"worker
 class TestWorkController:
     """A worker that runs in a thread of this process (its pool may have more, or processes).
 
+    What the processes of a prefork pool log, which tasks they receive and which succeed is told here, too.
+
     Arguments:
         pool: solo, threads or prefork.
         queues: which to serve; those of the app's settings unless given.
@@ -62,28 +71,24 @@ class TestWorkController:
         **options: Any,
     ) -> None:
         self.app = app
-        self.hostname = node_name(hostname or f"gen{os.getpid()}")
+        self.hostname = full_name(hostname or anon_nodename())
         self.concurrency = concurrency
         self.pool_cls = pool
         self.loglevel = loglevel
         self.logfile = logfile
         self.options = options
         self.queues = _served(app, queues, exclude_queues)
+        include_modules(app)
         self.consumer = self
+        self.max_tasks_per_child = max_tasks_per_child
+        self._pool = worker_pool(pool)
+        self._relay: Relay | None = None
         self._strategy: Any = None
         self._joined = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._supervisor = Supervisor(
-            broker_url(app.conf) or "zmq://",
-            self._make_strategy,
-            pool=worker_pool(pool),
-            concurrency=concurrency,
-            queues=self.queues,
-            name=self.hostname,
-            max_tasks_per_child=max_tasks_per_child,
-            on_ready=self._on_ready,
-        )
+        self._supervisor: Supervisor | None = None
+        self._stopping = False
 
     def _make_strategy(self) -> Strategy:
         self._strategy = self.app.strategy(hostname=self.hostname)
@@ -93,17 +98,44 @@ class TestWorkController:
         test_worker_started.send(sender=self.app, worker=self, consumer=self)
         self._joined.set()
 
+    def _on_start(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        if self._stopping:
+            supervisor.stop()
+
     def _run(self) -> None:
+        run: Any = functools.partial(run_broker_worker, self.app)
+        if self.app.has_node:
+            desk = Desk(self.app, self.hostname)
+            run = functools.partial(run_worker, address=broker_url(self.app.conf), attendant=desk)
         try:
-            self._supervisor.run()
+            run(
+                strategy_factory=self._make_strategy,
+                pool=self._pool,
+                concurrency=self.concurrency,
+                queues=self.queues,
+                name=self.hostname,
+                max_tasks_per_child=self.max_tasks_per_child,
+                on_start=self._on_start,
+                on_ready=self._on_ready,
+                in_child=None if self._relay is None else self._relay.in_child,
+            )
         except BaseException as error:
             # Raised where somebody waits for the worker, which is another thread.
             self._failure = error
         finally:
             self._joined.set()
 
+    def _note_success(self, task_id: str, state: str | None = None, **_: Any) -> None:
+        if state == SUCCESS:
+            successful_requests.add(task_id)
+
     def start(self) -> None:
         """Begin to work; returns at once."""
+        if self._pool == "prefork":
+            self._relay = Relay(self.app)
+        else:
+            task_postrun.connect(self._note_success)
         self._thread = threading.Thread(target=self._run, name=f"worker {self.hostname}", daemon=True)
         self._thread.start()
 
@@ -137,9 +169,14 @@ class TestWorkController:
         Raises:
             RuntimeError: it was still there when the time was over.
         """
-        self._supervisor.stop()
+        self._stopping = True
+        if self._supervisor is not None:
+            self._supervisor.stop()
         if self._thread is not None:
             self._thread.join(timeout)
+            if self._relay is not None:
+                self._relay.close()
+            task_postrun.disconnect(self._note_success)
             if self._thread.is_alive():
                 raise RuntimeError(
                     "Worker thread failed to exit within the allocated timeout. "

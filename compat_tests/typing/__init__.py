@@ -1,0 +1,1 @@
+"""Type checkers see what a task takes and gives."""

@@ -1,0 +1,1 @@
+"""Programs: what ``zerocelery worker`` runs."""

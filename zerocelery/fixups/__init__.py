@@ -1,0 +1,1 @@
+"""What an app does by itself where a framework is in use."""
