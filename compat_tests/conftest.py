@@ -26,6 +26,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from compat_tests.isolation import as_it_was
+
 ROOT = Path(__file__).resolve().parents[1]
 
 #: How long anything may take that a test waits for; a test that needs more says so itself.
@@ -248,6 +250,13 @@ def _leaks(before_fds: dict[int, str], before_threads: set[threading.Thread], be
             leaks.append(f"descriptor {fd} → {target}")
     children = [c for c in psutil.Process().children() if c.pid not in before_children]
     return leaks + [f"child {child.pid}" for child in children]
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """What a test changes for the whole process ends with it."""
+    with as_it_was():
+        yield
 
 
 @pytest.fixture(autouse=True)
