@@ -65,6 +65,8 @@ def peers_interpreter(python: str | None, *, venvs: Path) -> Interpreter:
 
 def _variables(*, keep_path: bool) -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if keep_path or name != "PYTHONPATH"}
+    # What pip installs is compiled, a source tree is when it is first imported: unless this variable forbids it.
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**variables, "PYTHONUNBUFFERED": "1"}
 
 

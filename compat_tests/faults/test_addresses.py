@@ -16,8 +16,8 @@ from compat_tests.conftest import wait_for_end, wait_until
 from compat_tests.faults.rig import Rig, status_of, task, value_of
 from zerocelery.engine.address import MAX_IPC_PATH, parse_address
 from zerocelery.engine.errors import AddressError, NodeUnreachable
-from zerocelery.engine.node import ensure_node, owner_pid, take_lock
 from zerocelery.engine.producer import Producer
+from zerocelery.engine.tenure import ensure_node, owner_pid, take_lock
 
 pytestmark = pytest.mark.faults
 

@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from zerocelery.engine import collector, wire
-from zerocelery.engine import node as node_module
+from zerocelery.engine import collector, tenure, wire
 from zerocelery.engine.collector import Limits
 from zerocelery.engine.node import Node, run_node
 from zerocelery.engine.pool import run_worker
@@ -383,7 +382,7 @@ def _plant(name: str | None) -> None:
 def worker_program(options: argparse.Namespace) -> int:
     _plant(options.plant)
     if options.no_node:
-        node_module.ensure_node = lambda *_, **__: None
+        tenure.ensure_node = lambda *_, **__: None
     if options.foreign:
         # As a worker of another machine, or of another container on this one: the node can't look after its process.
         from zerocelery.engine import worker as module

@@ -511,8 +511,8 @@ class Celery:
         """Whether the broker is a node; looked up once, and again when a setting has changed."""
         known: tuple[int, bool] | None = self._made.get("has_node")
         if known is None or known[0] != self.epoch:
-            from zerocelery.app.client import is_node
             from zerocelery.app.utils import broker_url
+            from zerocelery.engine.address import is_node
 
             found = is_node(broker_url(self.conf))
             known = self._made["has_node"] = self.epoch, found  # the epoch of now: reading settings may change it

@@ -10,6 +10,7 @@ from typing import Any
 from zerocelery.app.censor import sanitize_url
 from zerocelery.app.utils import broker_url
 from zerocelery.engine import wire
+from zerocelery.engine.address import is_node
 from zerocelery.engine.errors import AddressError, EngineError, NodeUnreachable
 from zerocelery.engine.producer import ProducerOptions
 from zerocelery.engine.purging import purge_queue
@@ -20,8 +21,6 @@ from zerocelery.exceptions import ImproperlyConfigured, TimeoutError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zerocelery.app.base import Celery
-
-SCHEME = "zmq"
 
 
 @contextmanager
@@ -38,11 +37,6 @@ def operational(error: Exception) -> Exception:
     from kombu.exceptions import OperationalError
 
     return OperationalError(str(error))
-
-
-def is_node(url: str) -> bool:
-    """Whether the URL is a node's."""
-    return url.partition("://")[0] == SCHEME
 
 
 class NodeClient:

@@ -53,7 +53,7 @@ from zerocelery.app.message import NO_EMBED, PROTOCOL_HEADERS, Head, body_of, he
 from zerocelery.app.stored import BrokerRun
 from zerocelery.app.trace import AppStrategy
 from zerocelery.backends.zmq import loss_exception
-from zerocelery.engine import node, wire
+from zerocelery.engine import tenure, wire
 from zerocelery.engine.errors import EngineError
 from zerocelery.engine.producer import Producer
 from zerocelery.engine.strategy import Outcome
@@ -528,7 +528,7 @@ class PrivateNode:
         """End the node, and remove the directory."""
         from zerocelery.engine.address import parse_address
 
-        pid = node.owner_pid(parse_address(self.address))
+        pid = tenure.owner_pid(parse_address(self.address))
         if pid:
             _end(pid)
         os.close(self._keep_open)

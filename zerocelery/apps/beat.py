@@ -130,7 +130,7 @@ class Beat:
             return
         from zerocelery.app.utils import broker_url
         from zerocelery.engine.address import parse_address
-        from zerocelery.engine.node import ensure_node
+        from zerocelery.engine.tenure import ensure_node
 
         ensure_node(parse_address(broker_url(self.app.conf)))
 

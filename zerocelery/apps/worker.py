@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import platform
 import sys
 from typing import Any
@@ -77,7 +78,7 @@ class Worker(WorkController):
         rows = (
             f" {self.hostname} v{zerocelery.__version__} (zerocelery)",
             "",
-            f" {platform.platform()} {moment}",
+            f" {_system()} {moment}",
             "",
             " [config]",
             f" .> app:         {app.main or '__main__'}:{id(app):#x}",
@@ -107,14 +108,21 @@ class Worker(WorkController):
             print(text, file=sys.__stdout__, flush=True)
 
 
+def _system() -> str:
+    """What ``platform.platform()`` says on Linux, without the process that it starts to learn of the processor."""
+    here = os.uname()
+    libc = "".join(platform.libc_ver())
+    return "-".join([here.sysname, here.release, here.machine, *(("with", libc) if libc else ())])
+
+
 def _purge(app: Any) -> int:
     if not app.has_node:
         return int(app.control.purge() or 0)
     from zerocelery.app.utils import broker_url
     from zerocelery.engine.address import parse_address
-    from zerocelery.engine.node import ensure_node
     from zerocelery.engine.producer import Producer
     from zerocelery.engine.purging import purge_queue
+    from zerocelery.engine.tenure import ensure_node
 
     address = parse_address(broker_url(app.conf) or "zmq://")
     ensure_node(address)

@@ -68,7 +68,7 @@ def _bring_up_node(cli: CLIContext) -> None:
     """Where tasks go to a node of this machine, and none runs, start one, as a worker does."""
     from zerocelery.app.utils import broker_url
     from zerocelery.engine.address import parse_address
-    from zerocelery.engine.node import ensure_node
+    from zerocelery.engine.tenure import ensure_node
 
     if cli.app.has_node:
         ensure_node(parse_address(broker_url(cli.app.conf)))

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from zerocelery.bin.base import CeleryOption, CommandError
-from zerocelery.bin.nodes import ask_through
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
 
 #: Seconds within which a node or a worker has to answer, or it counts as ill.
 PATIENCE = 2.0
@@ -107,6 +108,7 @@ class Ill(Exception):
 
 def of_node(url: str) -> tuple[Callable[[], list[Figure]], Callable[[], None]]:
     """Two functions: a node's figures, and one that raises :class:`Ill` where it does not answer."""
+    from zerocelery.bin.nodes import ask_through
     from zerocelery.engine.address import parse_address
     from zerocelery.engine.errors import EngineError
     from zerocelery.engine.producer import Producer, ProducerOptions
@@ -178,6 +180,7 @@ def exposition(figures: list[Figure]) -> tuple[bytes, str]:
 
 def server(host: str, port: int, figures: Callable[[], list[Figure]], check: Callable[[], None]) -> ThreadingHTTPServer:
     """A server of both pages; call its ``serve_forever``."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

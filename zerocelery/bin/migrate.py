@@ -38,8 +38,8 @@ def migrate(ctx: click.Context, /, source: str, destination: str, **options: Any
     """
     from kombu.connection import Connection as _Connection
 
-    from zerocelery.app.client import is_node
     from zerocelery.contrib.migrate import migrate_tasks
+    from zerocelery.engine.address import is_node
 
     for url in (source, destination):
         if is_node(url):

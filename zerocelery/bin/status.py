@@ -68,8 +68,7 @@ def status(
 
 def _about_node(url: str, timeout: float) -> dict[str, Any] | None:
     """What the node says of itself; None where a broker is in its place."""
-    from zerocelery.app.client import is_node
-    from zerocelery.engine.address import parse_address
+    from zerocelery.engine.address import is_node, parse_address
 
     if not is_node(url):
         return None

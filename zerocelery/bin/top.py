@@ -107,8 +107,7 @@ class Feed:
         self._over.set()  # the threads are daemons: one that waits for a message is not waited for
 
     def _ask(self) -> None:
-        from zerocelery.app.client import is_node
-        from zerocelery.engine.address import parse_address
+        from zerocelery.engine.address import is_node, parse_address
 
         if not is_node(self.url):
             return

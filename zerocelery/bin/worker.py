@@ -75,13 +75,26 @@ def autoscale_range(value: str | tuple[int, int]) -> tuple[int, int]:
 
 
 def ready_app(name: str | None, include: Sequence[str]) -> Celery:
-    """The app with all its tasks."""
+    """The app, with all modules of tasks imported."""
     from zerocelery.bin.lookup import import_tasks, load_app
 
     app = load_app(name)
     import_tasks(app, include)
-    app.finalize()
     return app
+
+
+def node_on_its_way(app: Celery) -> contextlib.AbstractContextManager[None]:
+    """While the block runs, the app's node starts, where it is one of this machine that isn't there."""
+    from zerocelery.app.utils import broker_url
+    from zerocelery.engine import tenure
+    from zerocelery.engine.address import is_node, parse_address
+    from zerocelery.engine.errors import AddressError
+
+    url = broker_url(app.conf) or "zmq://"
+    try:
+        return tenure.node_on_its_way(parse_address(url)) if is_node(url) else contextlib.nullcontext()
+    except AddressError:
+        return contextlib.nullcontext()  # said by the worker itself, when it looks for the node
 
 
 # ── in the background ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -112,13 +125,15 @@ def become(uid: str | None, gid: str | None, umask: str | None) -> None:
     Raises:
         CommandError: there is no such user or group, or this process may not be it.
     """
-    from zerocelery import platforms
-
     try:
         if umask:
             os.umask(int(umask, 8))
     except ValueError as error:
         raise CommandError(f"--umask {umask!r} is no octal number, as in 022") from error
+    if not uid and not gid and os.getuid() == os.geteuid():
+        return
+    from zerocelery import platforms
+
     try:
         platforms.maybe_drop_privileges(uid, gid)
     except (KeyError, OSError) as error:
@@ -248,12 +263,14 @@ def worker(
     app = ready_app(cli.app_name, include or ())
     if cli.broker:
         app.conf.broker_url = cli.broker
-    from zerocelery.utils.nodenames import node_format
-    from zerocelery.worker.worker import full_name
-
-    name = full_name(hostname)
     become(_text(uid), _text(gid), _octal(umask))
-    with _said_clearly():
+    # The node's start takes about as long as importing the rest of the worker, and there is a second processor.
+    with _said_clearly(), node_on_its_way(app):
+        from zerocelery.utils.nodenames import node_format
+        from zerocelery.worker.worker import full_name
+
+        app.finalize()
+        name = full_name(hostname)
         program = app.Worker(
             hostname=name,
             app_name=cli.app_name,
@@ -265,6 +282,7 @@ def worker(
             no_color=cli.no_color,
             **options,
         )
+        program.process.preload()
     url = app.conf.broker_read_url or app.conf.broker_url or "zmq://"
     place = node_format(pidfile, name) if pidfile else None
     with _said_clearly(), pid_file(place, what="worker"), serving(metrics, url, name):

@@ -13,7 +13,6 @@ from zerocelery.app.einfo import ExceptionInfo
 from zerocelery.exceptions import WorkerLostError, WorkerShutdown, WorkerTerminate, reraise
 from zerocelery.utils.log import get_logger
 from zerocelery.utils.text import truncate
-from zerocelery.utils.timer2 import Timer
 
 __all__ = ("BasePool", "apply_target")
 
@@ -58,6 +57,15 @@ def _lost(error: BaseException) -> ExceptionInfo:
         return ExceptionInfo()
 
 
+class _LazyTimer:
+    """The class of timers, imported when somebody asks: kombu's event loop comes along, and few pools have a timer."""
+
+    def __get__(self, pool: Any, owner: type) -> Any:
+        from zerocelery.utils.timer2 import Timer
+
+        return Timer
+
+
 class BasePool:
     """Calls functions for others: what each kind of pool adds is in its ``on_`` methods.
 
@@ -73,7 +81,7 @@ class BasePool:
     CLOSE = 0x2
     TERMINATE = 0x3
 
-    Timer = Timer
+    Timer: Any = _LazyTimer()
 
     #: Whether it may be stopped in a signal handler.
     signal_safe = True

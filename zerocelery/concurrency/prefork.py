@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerocelery import platforms, signals
 from zerocelery._state import set_default_app
@@ -20,6 +19,9 @@ from zerocelery.concurrency.base import BasePool
 from zerocelery.concurrency.thread import ApplyResult
 from zerocelery.exceptions import WorkerLostError
 from zerocelery.utils.log import get_logger
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 __all__ = ("TaskPool", "process_destructor", "process_initializer")
 
@@ -81,6 +83,8 @@ class TaskPool(BasePool):
 
     def on_start(self) -> None:
         initargs = self.options.get("initargs") or ()
+        from concurrent.futures import ProcessPoolExecutor  # what workers have of this module never needs it
+
         self._pool = ProcessPoolExecutor(
             self.limit,
             mp_context=get_context("fork" if self.forking_enable else "spawn"),

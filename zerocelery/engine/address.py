@@ -25,6 +25,11 @@ MAX_IPC_PATH = 107
 _LONGEST_SOCKET = "/results"
 
 
+def is_node(url: str) -> bool:
+    """Whether the URL is a node's."""
+    return url.partition("://")[0] == SCHEME
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
     """One node's address. ``directory`` is where it keeps its files, also for TCP; ``host`` is '' for ipc.

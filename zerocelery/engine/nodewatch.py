@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from zerocelery.engine import node
+from zerocelery.engine import tenure
 from zerocelery.engine.address import Address
 from zerocelery.engine.errors import EngineError
-from zerocelery.engine.journal import Durability
 from zerocelery.engine.processes import alive
+
+if TYPE_CHECKING:
+    from zerocelery.engine.journal import Durability
 
 logger = logging.getLogger("zerocelery.worker")
 
@@ -33,7 +35,7 @@ class NodeWatch:
         """A descriptor that becomes readable when the node ends; -1 where there is none to be had."""
         if not self.address.is_local:
             return -1
-        pid = node.owner_pid(self.address)
+        pid = tenure.owner_pid(self.address)
         if self._fd < 0 or pid != self._pid or not alive(pid, 0):
             self.close()
             self._pid = pid
@@ -50,12 +52,12 @@ class NodeWatch:
 
     def revive(self, durability: Durability) -> None:
         """Start a node if there is none."""
-        if not self.address.is_local or node.is_owned(self.address):
+        if not self.address.is_local or tenure.is_owned(self.address):
             return
         self.close()
         logger.warning("the node at %s is gone: starting another on its journal", self.address.url)
         try:
-            node.ensure_node(self.address, durability=durability)
+            tenure.ensure_node(self.address, durability=durability)
         except EngineError as error:
             logger.error("%s", error)
 

@@ -18,18 +18,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from zerocelery.engine import node
+from zerocelery.engine import tenure
 from zerocelery.engine.address import Address, parse_address
 from zerocelery.engine.attendant import Attendant, AttendantThread
 from zerocelery.engine.autoscale import Autoscale
 from zerocelery.engine.children import Children, _child_name
 from zerocelery.engine.errors import EngineError
-from zerocelery.engine.journal import Durability
 from zerocelery.engine.nodewatch import NodeWatch
 from zerocelery.engine.strategy import Strategy
 from zerocelery.engine.worker import Worker
+
+if TYPE_CHECKING:
+    from zerocelery.engine.journal import Durability
 
 logger = logging.getLogger("zerocelery.worker")
 
@@ -112,7 +114,7 @@ class Supervisor:
         Raises:
             NodeUnreachable: there is no node, and none could be started.
         """
-        node.ensure_node(self.address, durability=self.durability)
+        tenure.ensure_node(self.address, durability=self.durability)
         try:
             if self.pool == "prefork":
                 self.children = Children(self)

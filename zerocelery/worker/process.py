@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import os
 from typing import Any
@@ -14,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zerocelery.app.base import Celery
     from zerocelery.app.trace import AppStrategy
+
+#: Modules that running a task takes.
+_NEEDED = ("zerocelery.app.timelimits", "zerocelery.app.trace", "zerocelery.engine.pool", "zerocelery.engine.worker")
 
 #: The apps of this process and of those that are forked from it, by the name that leads to them.
 _apps: dict[str | None, Celery] = {}
@@ -45,6 +49,11 @@ class PoolProcess:
     logfile: str | None = None
     announces: bool = False
     shares_loop: bool = False
+
+    def preload(self) -> None:
+        """Import what every process of the pool will need, once and in memory that forks share."""
+        for name in _NEEDED:
+            importlib.import_module(name)
 
     def app(self) -> Celery:
         """The app with all its tasks."""

@@ -259,8 +259,8 @@ class WorkController:
         return self.exitcode
 
     def _run(self) -> None:
-        from zerocelery.app.client import is_node
         from zerocelery.app.utils import broker_url
+        from zerocelery.engine.address import is_node
 
         url = broker_url(self.app.conf) or "zmq://"
         run: Any
