@@ -106,7 +106,7 @@ def test_a_worker_answers_at_once_while_all_its_children_are_busy(
     assert abs(item["time_start"] - time.time()) < 10.0
     os.kill(item["worker_pid"], 0)
     (safe,) = inspect.active(safe=True).values()
-    assert {one["args"] for one in safe} == {"[30, 'a']", "[30, 'b']"}
+    assert {one["args"] for one in safe} == {"(30, 'a')", "(30, 'b')"}
     assert inspect.stats()["w1@h"]["total"] == {"proj.hold": 2}
     assert inspect.queues()["w1@h"]["celery"]["waiting"] == 1
     app.control.revoke([first.id, second.id], terminate=True)
@@ -155,6 +155,7 @@ def test_what_a_worker_tells_of_itself(app: Celery, running_worker: Callable[...
     stats = inspect.stats()["w1@h"]
     assert stats["pool"]["max-concurrency"] == 2
     assert len(stats["pool"]["processes"]) == 2
+    assert stats["pool"]["implementation"] == "zerocelery.concurrency.prefork:TaskPool"
     assert stats["broker"]["transport"] == "zmq"
     assert isinstance(stats["clock"], str)
     assert [queue["name"] for queue in inspect.active_queues()["w1@h"]] == ["celery"]

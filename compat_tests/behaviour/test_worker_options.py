@@ -89,7 +89,7 @@ def test_a_process_that_takes_too_much_memory_is_replaced(sandbox: Sandbox, call
 
 
 def test_a_pool_grows_with_its_work_and_shrinks_again(
-    sandbox: Sandbox, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, app: Celery, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOSCALE_KEEPALIVE", "3")
     with worker_process(sandbox, TASKS, "--autoscale", "4,1", "-l", "INFO", ready=False) as worker:
@@ -97,6 +97,8 @@ def test_a_pool_grows_with_its_work_and_shrinks_again(
         assert "concurrency: {min=1, max=4}" in sandbox.output(worker)
         assert len(psutil.Process(worker.pid).children()) == 1
         results = [call("sleep", 3) for _ in range(8)]
+        (stats,) = app.control.inspect(timeout=5.0).stats().values()
+        assert (stats["autoscaler"]["max"], stats["autoscaler"]["min"]) == (4, 1)
         assert len({result.get(timeout=60) for result in results}) >= 3
         assert "Scaling up" in sandbox.output(worker)
         sandbox.wait_for_output(worker, "Scaling down")

@@ -72,6 +72,8 @@ def test_commands_come_by_the_broker(app: Celery, worker: str) -> None:
     with pytest.raises(TaskRevokedError, match="terminated"):
         running.get(timeout=10)
     assert app.control.broadcast("nope", **patient) == [{worker: {"error": "KeyError('nope')"}}]
+    broker = inspect.stats()[worker]["broker"]
+    assert (broker["transport"], broker["hostname"], broker["virtual_host"]) == ("redis", "127.0.0.1", "10")
     assert app.control.add_consumer("other", **patient) == [{worker: {"ok": "add consumer other"}}]
     assert app.send_task("proj.add", (2, 2), queue="other").get(timeout=10) == 4
     assert app.control.pool_grow(1, **patient) == [{worker: {"ok": "pool will grow"}}]

@@ -127,7 +127,8 @@ def report(state: Any) -> dict[str, Any]:
 def conf(state: Any, with_defaults: bool = False, **kwargs: Any) -> Any:
     """The worker's settings."""
     conf = state.app.conf
-    table = {"deprecated_settings": conf.deprecated_settings, **conf.table(with_defaults=with_defaults)}
+    older = sorted(conf.deprecated_settings or ()) or None
+    table = {"deprecated_settings": older, **conf.table(with_defaults=with_defaults)}
     return jsonify(table, unknown_type_filter=repr)
 
 

@@ -6,8 +6,6 @@ or not; so a worker answers at once. Commands are looked up in :class:`zeroceler
 
 from __future__ import annotations
 
-import os
-import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -30,6 +28,7 @@ from zerocelery.utils.log import get_logger
 from zerocelery.utils.sysinfo import load_average
 from zerocelery.worker import state as worker_state
 from zerocelery.worker.held import HeldTask, HeldTasks
+from zerocelery.worker.stats import stats_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,36 +120,7 @@ class Controller:
 
     def stats(self) -> dict[str, Any]:
         """Counts, and what the worker is made of."""
-        desk = self._desk
-        supervisor = desk.supervisor
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        conf = self.app.conf
-        return {
-            "total": desk.tasks.totals(),
-            "pid": os.getpid(),
-            "clock": str(self.app.clock.value),
-            "uptime": round(time.monotonic() - desk.began),
-            "pool": {
-                "implementation": str(supervisor.pool),
-                "max-concurrency": supervisor.concurrency,
-                "processes": desk.tasks.pids(),
-                "max-tasks-per-child": supervisor.max_tasks_per_child or "N/A",
-                "put-guarded-by-semaphore": False,
-                "timeouts": [conf.task_soft_time_limit or 0, conf.task_time_limit or 0],
-            },
-            "broker": {
-                "hostname": supervisor.address.url,
-                "userid": None,
-                "virtual_host": str(supervisor.address.directory),
-                "port": None,
-                "transport": "zmq",
-                "ssl": supervisor.address.keys is not None,
-                "connect_timeout": conf.broker_connection_timeout,
-                "transport_options": dict(conf.broker_transport_options or {}),
-            },
-            "prefetch_count": supervisor.concurrency * int(conf.worker_prefetch_multiplier or 0),
-            "rusage": {name.removeprefix("ru_"): getattr(usage, name) for name in dir(usage) if name.startswith("ru_")},
-        }
+        return stats_of(self._desk)
 
 
 class Consumer:

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from zerocelery.app import codec
-from zerocelery.app.message import NO_EMBED, body_of, read_head, request_of
+from zerocelery.app.message import NO_EMBED, arguments_repr, body_of, read_head, request_of
 from zerocelery.engine import wire
 from zerocelery.engine.processes import host_id
 from zerocelery.engine.station import Station
@@ -167,8 +167,8 @@ class HeldTasks:
         return {
             "id": message.id,
             "name": message.name,
-            "args": codec.portable(fields.get("argsrepr") or codec.safe_repr(args)) if safe else codec.portable(args),
-            "kwargs": fields.get("kwargsrepr") or codec.safe_repr(kwargs) if safe else codec.portable(kwargs),
+            "args": fields.get("argsrepr") or _written(args) if safe else codec.portable(args),
+            "kwargs": fields.get("kwargsrepr") or _written(kwargs) if safe else codec.portable(kwargs),
             "type": message.name,
             "hostname": self.hostname,
             "time_start": since,
@@ -189,3 +189,10 @@ class HeldTasks:
         except Exception:  # whatever a serialiser raises: a body that was left out, or is not accepted here
             return {**NO_EMBED, **fields}, fields.get("argsrepr") or "...", fields.get("kwargsrepr") or "..."
         return {**embed, **fields}, args, kwargs
+
+
+def _written(arguments: Any) -> str:
+    """Arguments for people; those that couldn't be read are a text already."""
+    if isinstance(arguments, str):
+        return arguments
+    return arguments_repr(tuple(arguments) if isinstance(arguments, list) else arguments)

@@ -413,10 +413,9 @@ class WorkController:
 
     def rusage(self) -> dict[str, Any]:
         """What the system says it has used."""
-        import resource
+        from zerocelery.worker.stats import usage
 
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return {name[3:]: getattr(used, name) for name in dir(used) if name.startswith("ru_")}
+        return usage()
 
     def stats(self) -> dict[str, Any]:
         """What ``inspect stats`` says of its pool."""
@@ -428,7 +427,7 @@ class WorkController:
             "rusage": self.rusage(),
             "prefetch_count": self.concurrency * self.prefetch_multiplier,
             "pool": {
-                "implementation": self.pool_name,
+                "implementation": ALIASES.get(self.pool_name, f"zerocelery.engine.pool:{self.pool_name}"),
                 "max-concurrency": pool.concurrency if pool is not None else self.concurrency,
                 "processes": children.pids() if children is not None else [self.pid],
                 "max-tasks-per-child": self.max_tasks_per_child or "N/A",
