@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zerocelery import Celery
+from zerocelery import Celery, chord
 from zerocelery.exceptions import WorkerLostError
 
 from ..conftest import PATIENCE, Sandbox, wait_until, worker_process
@@ -46,6 +46,21 @@ def unacknowledged(name):
         raise ValueError("sick")
     return "cured"
 
+@app.task(bind=True, retry_on_worker_lost=True, max_retries=2, default_retry_delay=0.01)
+def retried(self, name, cured_by):
+    if runs(name) <= cured_by:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return self.request.retries
+
+@app.task
+def total(counts):
+    return sum(counts)
+
+@signals.task_retry.connect
+def note_retry(request=None, reason=None, **_):
+    with open(os.path.join(HERE, "signals"), "a") as file:
+        file.write(f"{request.id} {type(reason.exc).__name__}\\n")
+
 @app.task
 def early(name):
     runs(name)
@@ -75,6 +90,23 @@ def test_who_is_acknowledged_early_fails_at_once(sandbox: Sandbox, app: Celery) 
 def test_who_is_rejected_on_loss_runs_again(sandbox: Sandbox, app: Celery) -> None:
     with worker_process(sandbox, TASKS, "-c", "2"):
         assert app.send_task("proj.once", ("o",)).get(timeout=20) == 3
+
+
+def test_retry_on_worker_lost_retries_as_often_as_the_task_may(sandbox: Sandbox, app: Celery) -> None:
+    with worker_process(sandbox, TASKS, "-c", "2", "-l", "INFO") as worker:
+        cured = app.send_task("proj.retried", ("cured", 2))
+        hopeless = app.send_task("proj.retried", ("hopeless", 99))
+        header = [app.signature("proj.retried", arguments) for arguments in (("member", 1), ("well", 0))]
+        assert cured.get(timeout=20) == 2
+        with pytest.raises(WorkerLostError, match="was lost while running it"):
+            hopeless.get(timeout=20)
+        assert (runs(sandbox, "cured"), runs(sandbox, "hopeless")) == (3, 3)
+        # also where a chord counts it
+        assert chord(header)(app.signature("proj.total")).get(timeout=20) == 1
+        told = (sandbox.home / "signals").read_text().splitlines()
+        assert told.count(f"{cured.id} WorkerLostError") == told.count(f"{hopeless.id} WorkerLostError") == 2
+        log = sandbox.output(worker)
+        assert log.count(f"proj.retried[{hopeless.id}] retry: Retry in 0.01s: WorkerLostError") == 2
 
 
 def test_a_deadly_task_becomes_a_dead_letter_that_can_be_sent_again(sandbox: Sandbox, app: Celery) -> None:

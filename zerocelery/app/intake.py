@@ -58,7 +58,7 @@ from zerocelery.engine.errors import EngineError
 from zerocelery.engine.producer import Producer
 from zerocelery.engine.strategy import Outcome
 from zerocelery.engine.worker import Worker
-from zerocelery.exceptions import InvalidTaskError
+from zerocelery.exceptions import InvalidTaskError, WorkerLostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -233,6 +233,11 @@ class BrokerStrategy(AppStrategy):
             error: Exception = InvalidTaskError(verdict.reason)
         else:
             error = loss_exception(verdict)
+        if task.flags & wire.RETRY_ON_LOST and isinstance(error, WorkerLostError):
+            outcome = self._lost(run, error)
+            if task.flags & wire.ACK_LATE:  # else it was acknowledged when it began
+                self._say(REQUEUE if outcome.state == states.REJECTED else ACK, tag)
+            return outcome
         frame = Frame(None, run)
         logger.error("Task %s[%s] was ended: %s", task.name, task.id, error)
         if not isinstance(verdict, wire.Malformed) and verdict.state == states.REVOKED:

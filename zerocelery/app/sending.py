@@ -290,6 +290,8 @@ def policy(task: Task[..., Any]) -> int:
         on_timeout = task.acks_on_timeout
         if (task.acks_on_failure_or_timeout if on_timeout is None else on_timeout) is False:
             flags |= wire.AGAIN_ON_TIMEOUT
+    if task.retry_on_worker_lost:
+        flags |= wire.RETRY_ON_LOST
     return flags
 
 
@@ -517,9 +519,9 @@ class Sender:
             options["queue"] = original.queue
         options.setdefault("ignore_result", bool(original.flags & wire.IGNORE_RESULT))
         message = self._announce(self.compose(task.name, again.args, again.kwargs, task, options), options)
-        prepared = to_wire(
-            message, topics=original.topics, flags=original.flags, keep=original.keep, digest=original.digest
-        )
+        # one that is sent again by what has heard of its loss is to be run
+        flags = original.flags & ~wire.SETTLED
+        prepared = to_wire(message, topics=original.topics, flags=flags, keep=original.keep, digest=original.digest)
         if original.unique is not None:  # it has the key, and keeps it
             prepared = msgspec.structs.replace(
                 prepared, unique=original.unique, unique_for=original.unique_for, flags=prepared.flags | wire.UNIQUE

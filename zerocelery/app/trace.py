@@ -268,7 +268,7 @@ class NodeRun:
     def requeued(self, frame: Frame) -> None:
         """Give the message back."""
         head = head_bytes(msgspec.structs.replace(self.head, redelivered=True))
-        again = msgspec.structs.replace(self.task, head=head)
+        again = msgspec.structs.replace(self.task, head=head, flags=self.task.flags & ~wire.SETTLED, verdict=b"")
         followups = [*(frame.followups or ()), again]
         self.outcome = Outcome(states.REJECTED, final=False, store=False, followups=followups)
 
@@ -506,6 +506,26 @@ class Tracer:
             self.on_task_init(uuid, self.task)
         if self.track_started and not ignored:
             run.started(self.started)
+
+    def lost(self, run: Any, error: WorkerLostError) -> Any:
+        """End a run whose process was lost while its pool goes on: it is retried, or fails where that was enough."""
+        task = self.task
+        frame = Frame(task, run, followups=run.followups())
+        frame.previous = frames.get()
+        token = frames.set(frame)
+        ignored = run.ignores_result(task)
+        try:
+            try:
+                task.retry(exc=error)
+            except Reject as unsent:
+                logger.error("Task %s[%s] was lost, and can't be sent again: %r", self.name, run.id, unsent.reason)
+                if task.acks_late and task.reject_on_worker_lost:
+                    return self._reject(Reject(error, requeue=True), run, frame, ignored)
+                return self._failed(error, run, frame, ignored)
+            except Exception as raised:
+                return self._raised(raised, run, frame, ignored)
+        finally:
+            frames.reset(token)
 
     # it returned
 
@@ -881,9 +901,10 @@ class AppStrategy:
     def policy(self) -> int:
         """The flags of tasks that this worker doesn't know: how they are acknowledged, and that losses are told."""
         conf = self.app.conf
+        flags = wire.AFTERMATH | (wire.RETRY_ON_LOST if conf["task_retry_on_worker_lost"] else 0)
         if not conf["task_acks_late"]:
-            return wire.AFTERMATH
-        return wire.AFTERMATH | wire.ACK_LATE | (wire.REJECT_ON_LOST if conf["task_reject_on_worker_lost"] else 0)
+            return flags
+        return flags | wire.ACK_LATE | (wire.REJECT_ON_LOST if conf["task_reject_on_worker_lost"] else 0)
 
     @property
     def policies(self) -> dict[str, int]:
@@ -990,12 +1011,25 @@ class AppStrategy:
             return fail_canvas(self.app, task, args[0], error, backend)
         args, kwargs, embed = body_of(task, head, self.accepts)
         run = self.make_run(task, head, args, kwargs, embed)
+        if own and task.flags & wire.RETRY_ON_LOST and isinstance(error, WorkerLostError):
+            return self._lost(run, error)
         if own:
             self._tell_of_loss(run, error)
         else:
             logger.error("Task %s[%s] is not run: %r", task.name, task.id, error)
         # how the engine has ended a task, a node knows already
         return self._failed_unrun(run, error, None, not (own and type(run) is NodeRun) and not run.ignored_by_caller)
+
+    def _lost(self, run: NodeRun, error: WorkerLostError) -> Outcome:
+        """A run's process was lost, and how it ends is ours to say: ``retry_on_worker_lost``."""
+        task = self.app._tasks.get(run.task.name)
+        if task is None:  # shipped, and not known here: there is nothing that says how often
+            return self._failed_unrun(run, error, None, not run.ignored_by_caller)
+        watched = run.watched = self.events.on and self.events.wants(task)
+        answer = Tracer(task.name, task, app=self.app, hostname=self.hostname).lost(run, error)
+        if watched:
+            self.events.ended(run, answer)
+        return run.outcome if run.outcome is not None else self._failed_unrun(run, error, None, True)
 
     def _tell_of_loss(self, run: NodeRun, error: BaseException) -> None:
         """What Celery calls where the engine has ended a task whose process was lost or killed."""

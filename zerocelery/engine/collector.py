@@ -934,7 +934,7 @@ class Collector:
             self._unlease(entry)
             if cause != ACCIDENT and self._settle_ended(entry, worker, cause, number, guilty=entry.key == running):
                 continue
-            if entry.flags & wire.ACK_LATE and not entry.flags & wire.REJECT_ON_LOST and self._parent_lives(worker):
+            if _depends_on_parent(entry.flags) and self._parent_lives(worker):
                 undecided.append(entry)
             else:
                 self._settle(entry, worker, why, again=bool(entry.flags & wire.ACK_LATE))
@@ -982,7 +982,7 @@ class Collector:
             self.journal.remove(entry.key)
             self._fail(entry, "terminated", f"{_TERM}", state=wire.REVOKED, worker=worker)
             return
-        what = f"worker {worker.joined.name} (pid {worker.joined.pid}) was lost while running it: {why}"
+        what = _lost_with(worker, why)
         if not again:
             self.ledger.leased.pop(entry.key, None)
             self.journal.remove(entry.key)
@@ -994,6 +994,23 @@ class Collector:
             return
         self.journal.lost(entry.key, entry.losses, what)
         self.ledger.put_back(entry)
+
+    def _leave_to_strategy(self, entry: Entry, worker: WorkerState, why: str) -> None:
+        """Accept a lost task once more, with the loss as its verdict: how it ends, its strategy says."""
+        task = wire.decode_task(entry.raw)
+        if isinstance(task, wire.Malformed):
+            self._settle(entry, worker, why, again=False)
+            return
+        now = self.clock.wall()
+        loss = wire.encode(wire.Loss("worker-lost", _lost_with(worker, why)))
+        verdict = wire.Result(
+            id=task.id, state=wire.FAILURE, final=True, content_type=wire.LOSS_TYPE, value=loss, finished=now
+        )
+        again = wire.undecided(task, wire.encode(verdict))
+        self.ledger.leased.pop(entry.key, None)
+        self.journal.remove(entry.key)
+        # past the claims: a unique key that it has, it keeps
+        self.ledger.accept(wire.head_of(again), wire.encode(again), now)
 
     def _keep_dead(self, entry: Entry, history: list[str]) -> None:
         """Keep a task as a dead letter."""
@@ -1124,7 +1141,8 @@ class Collector:
 
     def _decide(self) -> None:
         """A child was lost whose task is acknowledged late, but not rejected on loss: Celery's rule is that it is run
-        again where its whole worker is lost, and fails where only the child is."""
+        again where its whole worker is lost, and fails where only the child is. One that is to be retried on loss is
+        where only the child is lost."""
         now = self.clock.monotonic()
         waiting: list[tuple[float, WorkerState, list[Entry]]] = []
         for due, worker, entries in self._undecided:
@@ -1133,7 +1151,10 @@ class Collector:
                 waiting.append((due, worker, entries))
                 continue
             for entry in entries:
-                self._settle(entry, worker, "its process died", again=gone)
+                if not gone and entry.flags & wire.RETRY_ON_LOST and not entry.revoked:
+                    self._leave_to_strategy(entry, worker, "its process died")
+                else:
+                    self._settle(entry, worker, "its process died", again=gone and bool(entry.flags & wire.ACK_LATE))
         self._undecided = waiting
 
     def check_workers(self, *, paused: float = 0.0) -> None:
@@ -1255,6 +1276,17 @@ class Collector:
                 return
             worker.local = True
         worker.silent_until = worker.beat + _REJOIN_SECONDS
+
+
+def _depends_on_parent(flags: int) -> bool:
+    """Whether what becomes of a lost task depends on whether its pool goes on."""
+    if flags & wire.RETRY_ON_LOST:
+        return True
+    return bool(flags & wire.ACK_LATE) and not flags & wire.REJECT_ON_LOST
+
+
+def _lost_with(worker: WorkerState, why: str) -> str:
+    return f"worker {worker.joined.name} (pid {worker.joined.pid}) was lost while running it: {why}"
 
 
 def _begun(worker: WorkerState, held: list[Entry], running: int) -> int:

@@ -38,6 +38,8 @@ AGAIN_ON_TIMEOUT: Final = 64
 LABELLED: Final = 128
 #: It has a ``Task.unique``.
 UNIQUE: Final = 256
+#: Where its process is lost and the pool goes on, its strategy says how it ends: it gets the task with its own verdict.
+RETRY_ON_LOST: Final = 512
 
 #: What the topic of a stream begins with; those of inboxes don't.
 STREAM: Final = "#"
@@ -73,7 +75,8 @@ class Task(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
         name: what the strategy looks up.
         priority: 0 to 255, higher first.
         eta, expires: wall-clock seconds since the epoch.
-        flags: IGNORE_RESULT, ACK_LATE, REJECT_ON_LOST, MEMBER, AFTERMATH, SETTLED, AGAIN_ON_TIMEOUT, LABELLED, UNIQUE.
+        flags: IGNORE_RESULT, ACK_LATE, REJECT_ON_LOST, MEMBER, AFTERMATH, SETTLED, AGAIN_ON_TIMEOUT, LABELLED, UNIQUE,
+            RETRY_ON_LOST.
         topics: where the result goes.
         keep: for how many seconds the result is stored; None is the node's default, 0 stores nothing.
         digest: of the shipped callable that runs it where the worker has no task of that name.
@@ -722,8 +725,19 @@ def decode_loss(value: bytes) -> Loss | Malformed:
 def aftermath(task: Task, verdict: bytes) -> Task:
     """The task that is accepted when this one has ended otherwise than by its strategy, so that the strategy can see to
     what follows from that: it is this one with a verdict, and its own end counts nowhere."""
-    flags = (task.flags | SETTLED) & ~(MEMBER | AFTERMATH | UNIQUE)
+    flags = (task.flags | SETTLED) & ~(MEMBER | AFTERMATH | UNIQUE | RETRY_ON_LOST)
     return msgspec.structs.replace(task, flags=flags, verdict=verdict, eta=None, expires=None, gather=None)
+
+
+def head_of(task: Task) -> TaskHead:
+    """What a node reads of a task that it has at hand."""
+    return TaskHead(*(getattr(task, field) for field in TaskHead.__struct_fields__))
+
+
+def undecided(task: Task, verdict: bytes) -> Task:
+    """The task that is accepted in the place of one whose process was lost, so that its strategy can say how it ends:
+    it is this one with its own verdict, which is not its end yet."""
+    return msgspec.structs.replace(task, flags=task.flags | SETTLED | RETRY_ON_LOST, verdict=verdict, eta=None)
 
 
 def topic_prefix(topic: str) -> bytes:
