@@ -111,3 +111,28 @@ def test_a_rate_limit_holds(client: Celery, worker: Callable[..., Any]) -> None:
     worker("-c", "2")
     at = sorted(result.get(timeout=30) for result in [client.send_task("proj.limited", (n,)) for n in range(6)])
     assert at[-1] - at[0] >= 5 * 0.2 * 0.5
+
+
+def test_without_prefetch_no_message_is_taken_that_cannot_be_run(
+    client: Celery, worker: Callable[..., Any], sandbox: Sandbox
+) -> None:
+    import redis
+
+    process = worker("-c", "1", "--disable-prefetch")
+    results = [client.send_task("proj.early", (f"e{n}", 60)) for n in range(3)]
+    wait_until(lambda: (sandbox.home / "e0").exists(), what="the first task")
+    late = client.send_task("proj.late", ("late", 60))
+    with redis.Redis.from_url(BROKER) as server:
+        # the first is acknowledged, as it has begun; the others are left to workers with a free process
+        wait_until(lambda: not server.zcard("unacked_index"), what="its acknowledgement")
+        assert server.llen("celery") == 3
+        assert client.control.ping(timeout=0.5) != []
+        assert server.llen("celery") == 3
+        (sandbox.home / "go").touch()
+        results[0].revoke(terminate=True)  # also a process that dies is free again
+        assert [result.get(timeout=20) for result in results[1:]] == ["e1", "e2"]
+        assert late.get(timeout=20) == "late"
+        wait_until(lambda: not server.zcard("unacked_index"), what="all acknowledgements")
+    many = [client.send_task("proj.early", (f"m{n}", 0)) for n in range(30)]
+    assert [result.get(timeout=20) for result in many] == [f"m{n}" for n in range(30)]
+    assert process.poll() is None

@@ -10,7 +10,8 @@ engine's, once, and a broker adds only the way in and the acknowledgement.
        └─── ack, reject ─────┴──────────────── a word ─────────────────────┘
 
 The word is a line in a named pipe, written by whoever runs the task: ``ack`` when it begins (the usual), or when it
-has ended (``acks_late``), ``reject`` or ``requeue``. A pipe and no result message: it holds for forked, spawned
+has ended (``acks_late``), ``reject`` or ``requeue``; and ``done`` at its end where the intake is to take a message only
+when a process is free (``worker_disable_prefetch``). A pipe and no result message: it holds for forked, spawned
 and threaded workers, costs no message, and is heard by the one thread that may touch kombu's channel.
 
 What is lost when something dies:
@@ -20,7 +21,10 @@ What is lost when something dies:
   has begun with the broker, and it is run again, though it was to be acknowledged early;
 - a child: the engine decides, by acks_late and reject_on_worker_lost, and ends the task with a verdict or runs it
   again. Every task is sent with AFTERMATH, so a verdict comes to a strategy, which stores it and gives the word;
-- the private node: it has a journal, and the worker's supervisor starts it again.
+- the private node: it has a journal, and the worker's supervisor starts it again;
+- the connection to the broker: all messages that were not acknowledged are the broker's again, and come a second time.
+  So what has not begun is not run, and late tasks that run are cancelled where the settings say so. A message is known
+  by its tag *and* its connection: brokers count tags anew with each.
 
 Not chosen: consuming in each child (a broker connection and a prefetch count for every process, and messages that wait
 behind a long task though others are idle); acknowledging by results in the intake's inbox (it would have to be told of
@@ -45,6 +49,7 @@ from typing import Any
 
 import msgspec
 from kombu.exceptions import OperationalError
+from kombu.transport.virtual import Channel as VirtualChannel
 
 from zerocelery import states
 from zerocelery._state import Frame
@@ -58,7 +63,7 @@ from zerocelery.engine.errors import EngineError
 from zerocelery.engine.producer import Producer
 from zerocelery.engine.strategy import Outcome
 from zerocelery.engine.worker import Worker
-from zerocelery.exceptions import InvalidTaskError, WorkerLostError
+from zerocelery.exceptions import InvalidTaskError, TaskRevokedError, WorkerLostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +76,8 @@ __all__ = ("BrokerStrategy", "BrokerUnreachable", "Intake", "run_broker_worker",
 logger = logging.getLogger("celery.worker")
 
 ACK, REJECT, REQUEUE = "ack", "reject", "requeue"
+#: Said last of a task, where the intake counts what runs.
+DONE = "done"
 _DELIVERY_TAG = "delivery_tag"
 
 #: How long one look at the broker takes while words may come (seconds), and when none is awaited.
@@ -78,15 +85,20 @@ _LOOK = 0.05
 #: How long it may take to store how tasks have ended that were lost with the pool (seconds).
 _SETTLES_WITHIN = 5.0
 _LOOK_IDLE = 0.5
+#: And where no task is to be taken.
+_LOOK_FULL = 0.001
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def task_from_message(message: Any, *, queue: str, flags: int = 0, keep: float | None = 0) -> wire.Task:
+def task_from_message(
+    message: Any, *, queue: str, flags: int = 0, keep: float | None = 0, tag: str | None = None
+) -> wire.Task:
     """The engine's task for a message of Celery's protocol 1 or 2.
 
     Arguments:
+        tag: by which the message is known here; its delivery tag unless given.
         keep: for how many seconds a node keeps its result.
 
     Raises:
@@ -100,7 +112,17 @@ def task_from_message(message: Any, *, queue: str, flags: int = 0, keep: float |
         headers, content, body = _from_protocol_1(message)
         compression = None
     try:
-        task = _task(headers, message, content=content, body=body, compression=compression, queue=queue, flags=flags)
+        known_by = str(message.delivery_tag) if tag is None else tag
+        task = _task(
+            headers,
+            message,
+            content=content,
+            body=body,
+            compression=compression,
+            queue=queue,
+            flags=flags,
+            tag=known_by,
+        )
         return task if keep == 0 else msgspec.structs.replace(task, keep=keep)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidTaskError(f"the message is no task: {error!r}") from error
@@ -108,7 +130,7 @@ def task_from_message(message: Any, *, queue: str, flags: int = 0, keep: float |
 
 def _task(
     headers: dict[str, Any], message: Any, *, content: tuple[str, str], body: bytes, compression: str | None,
-    queue: str, flags: int,
+    queue: str, flags: int, tag: str,
 ) -> wire.Task:  # fmt: skip
     properties = dict(message.properties or {})
     delivery = message.delivery_info or {}
@@ -139,7 +161,7 @@ def _task(
         redelivered=bool(delivery.get("redelivered")),
         ignore_result=None if ignore is None else False,
         headers={key: value for key, value in headers.items() if key not in PROTOCOL_HEADERS} or None,
-        properties={_DELIVERY_TAG: str(message.delivery_tag)},
+        properties={_DELIVERY_TAG: tag},
     )
     labels = sorted(stamp_labels(head.stamps)) if head.stamps else []
     if labels:
@@ -189,6 +211,8 @@ class BrokerStrategy(AppStrategy):
     def __init__(self, app: Celery, words: str, *, hostname: str | None = None) -> None:
         super().__init__(app, hostname=hostname)
         self._fd = os.open(words, os.O_WRONLY | os.O_CLOEXEC)
+        self._words = words
+        self._counted = bool(app.conf["worker_disable_prefetch"])
 
     def detach(self) -> None:
         """Called when a worker ends; threads share the strategy, so the pipe stays open with the process."""
@@ -199,8 +223,17 @@ class BrokerStrategy(AppStrategy):
 
     def run(self, task: wire.Task, /) -> Outcome:
         tag = _tag_of(task)
+        try:
+            return self._run(task, tag)
+        finally:
+            if self._counted:
+                self._say(DONE, tag)
+
+    def _run(self, task: wire.Task, tag: str) -> Outcome:
         if task.verdict:
             return self._end(task, tag)
+        if os.path.exists(gone(self._words, tag)):
+            return Outcome(states.IGNORED, final=False, store=False)  # it will come again, to be run then
         late = bool(task.flags & wire.ACK_LATE)
         if not late:
             self._say(ACK, tag)
@@ -239,6 +272,9 @@ class BrokerStrategy(AppStrategy):
                 self._say(REQUEUE if outcome.state == states.REJECTED else ACK, tag)
             return outcome
         frame = Frame(None, run)
+        if isinstance(error, TaskRevokedError) and os.path.exists(gone(self._words, tag)):
+            self._cancelled(run, frame)
+            return run.outcome or Outcome(states.RETRY, store=False)
         logger.error("Task %s[%s] was ended: %s", task.name, task.id, error)
         if not isinstance(verdict, wire.Malformed) and verdict.state == states.REVOKED:
             self.app.backend.mark_as_revoked(task.id, str(error), request=frame.request)
@@ -247,6 +283,15 @@ class BrokerStrategy(AppStrategy):
             self._failed_unrun(run, error, None, store=not run.ignored_by_caller)
         self._say(ACK, tag)
         return run.outcome or Outcome(states.FAILURE, store=False)
+
+    def _cancelled(self, run: BrokerRun, frame: Frame) -> None:
+        """It was ended because its message will come again."""
+        error = WorkerLostError(
+            "cancelled: the connection to the broker was lost while it ran, and it will be run again"
+        )
+        run.retried(frame, error, "", not run.ignored_by_caller)
+        if self.events.wants(self.app._tasks.get(run.task.name)):
+            self.events.make("task-cancelled", run.id)
 
     def _say(self, word: str, tag: str) -> None:
         # a line shorter than PIPE_BUF is written as a whole, whoever else writes
@@ -298,6 +343,11 @@ def _tag_of(task: wire.Task) -> str:
     return str((_head_of(task).properties or {}).get(_DELIVERY_TAG, ""))
 
 
+def gone(words: str, tag: str) -> str:
+    """The file that is there when the connection has gone that a message came by."""
+    return f"{words}.{tag.partition(':')[0]}"
+
+
 class BrokerStrategyFactory:
     """Makes the strategy in whatever process a pool calls it."""
 
@@ -331,14 +381,19 @@ class Intake:
         prefetch: how many messages to hold; 0 for as many as there are.
         on_ready: called when it consumes for the first time.
         desk: who answers for the worker (:class:`zerocelery.worker.desk.Desk`).
+        most: how many tasks may run at a time, where none is to be taken while as many do.
     """
 
     def __init__(
         self, app: Celery, *, address: str, words: str, prefetch: int, on_ready: Callable[[], None] | None = None,
-        desk: Any = None,
+        desk: Any = None, most: Callable[[], int] | None = None,
     ) -> None:  # fmt: skip
         self.app = app
         self.desk = desk
+        self._most = most
+        self._path = words
+        self._connections = 0
+        self._running: set[str] = set()  # acknowledged and not done, where that is counted
         self._mailbox: Any = None
         self.address = address
         self.prefetch = prefetch
@@ -372,7 +427,7 @@ class Intake:
                     break
                 except self._connection_errors() as error:
                     logger.warning("the broker is gone (%s): trying again", error)
-                    self._held.clear()
+                    self._let_go()
                     self._stopping.wait(1.0)
         except Exception as error:
             # raised where the pool is waited for, in another thread
@@ -382,6 +437,39 @@ class Intake:
             producer.close()
             os.close(self._words)
 
+    def _let_go(self) -> None:
+        """The connection is gone: what was not acknowledged on it will come again."""
+        Path(gone(self._path, f"{self._connections}:")).touch()
+        late = any(self._late(message) for message in self._held.values())
+        if late and self.app.conf["worker_cancel_long_running_tasks_on_connection_loss"]:
+            self._cancel()
+        elif late:
+            logger.warning(
+                "tasks with late acknowledgement that run now will be run a second time: their messages can't be "
+                "acknowledged any more. Set worker_cancel_long_running_tasks_on_connection_loss to have them cancelled"
+            )
+        self._held.clear()
+        self._later.clear()
+
+    def _cancel(self) -> None:
+        """End the late tasks that run."""
+        desk = self.desk
+        if desk is None or not desk.state.consumer.can_terminate:
+            logger.warning("late tasks can't be cancelled in a pool without processes of its own")
+            return
+        running = desk.tasks.running(lambda task: bool(self._flags_of(task.message.name) & wire.ACK_LATE))
+        # for no time at all: their messages come again, to be run
+        desk.tasks.station.revoke([task.id for task in running], terminate=True, keep=0.0)
+        for task in running:
+            if desk.state.consumer.terminate(task, signal.SIGTERM):
+                logger.warning("Task %s[%s] is cancelled: it will come again", task.message.name, task.id)
+
+    def _late(self, message: Any) -> bool:
+        return bool(self._flags_of(str((message.headers or {}).get("task"))) & wire.ACK_LATE)
+
+    def _flags_of(self, name: str) -> int:
+        return self._policies.get(name, self._policy)
+
     def _connection_errors(self) -> tuple[type[BaseException], ...]:
         connection = self.app.connection_for_read()
         return (*connection.connection_errors, OperationalError)
@@ -389,7 +477,9 @@ class Intake:
     def _consume(self, producer: Producer) -> None:
         with self.app.connection_for_read() as connection:
             self._connect(connection)
+            self._connections += 1
             channel = connection.default_channel
+            self._take_only_what_can_run(channel)
             consumer: Any = self.app.amqp.TaskConsumer(channel, prefetch_count=self.prefetch)
             consumer.on_message = lambda message: self._take(message, producer, consumer)
             with consumer, self._mail(connection, consumer):
@@ -456,13 +546,39 @@ class Intake:
 
         return say
 
+    def _take_only_what_can_run(self, channel: Any) -> None:
+        """Hold back a channel that asks for messages by itself while all processes are busy."""
+        if self._most is None:
+            return
+        if not isinstance(channel, VirtualChannel):
+            logger.warning(
+                "worker_disable_prefetch has no effect with this broker, which sends messages by itself: "
+                "set worker_prefetch_multiplier = 1"
+            )
+            self._most = None
+            return
+        may: Any = channel.qos.can_consume
+        channel.qos.can_consume = lambda: not self._full() and may()
+
+    def _full(self) -> bool:
+        """Whether as many tasks were taken as can run."""
+        return self._most is not None and len(self._held) - len(self._later) + len(self._running) >= self._most()
+
     def _look(self, connection: Any, consumer: Any) -> None:
+        if self._full():
+            select.select([self._words], [], [], _LOOK)
+            self._hear(consumer)
         with contextlib.suppress(socket.timeout):
-            connection.drain_events(timeout=_LOOK if self._held else _LOOK_IDLE)
+            connection.drain_events(timeout=self._patience())
         self._hear(consumer)
         if self._mailbox is not None:
             self._mailbox.change_queues()
             self._mailbox.publish_events()
+
+    def _patience(self) -> float:
+        if self._full():
+            return _LOOK_FULL
+        return _LOOK if self._held or self._running else _LOOK_IDLE
 
     def _hear_the_last(self, consumer: Any) -> None:
         """What was said before the pool ended is in the pipe."""
@@ -470,14 +586,14 @@ class Intake:
 
     def _take(self, message: Any, producer: Producer, consumer: Any) -> None:
         queue = self._queue_of(message)
+        tag = f"{self._connections}:{message.delivery_tag}"
         try:
-            task = task_from_message(message, queue=queue, flags=wire.AFTERMATH)
+            task = task_from_message(message, queue=queue, flags=wire.AFTERMATH, tag=tag)
         except Exception as error:
             logger.error("a message that is no task is thrown away: %r", error)
             message.reject()
             return
-        flags = self._policies.get(task.name, self._policy)
-        tag = str(message.delivery_tag)
+        flags = self._flags_of(task.name)
         self._held[tag] = message
         if task.eta is not None and task.eta > time.time() and self.prefetch:
             self._later.add(tag)
@@ -497,7 +613,12 @@ class Intake:
             self._settle(word, tag, consumer)
 
     def _settle(self, word: str, tag: str, consumer: Any) -> None:
+        if word == DONE:
+            self._running.discard(tag)
+            return
         message = self._held.pop(tag, None)
+        if self._most is not None:
+            self._running.add(tag)
         if tag in self._later:
             self._later.discard(tag)
             consumer.qos(prefetch_count=self.prefetch + len(self._later))
@@ -575,9 +696,11 @@ def run_broker_worker(
     app.select_queues(queues)
     private = PrivateNode()
     multiplier = int(app.conf["worker_prefetch_multiplier"] or 0)
+    started: list[Any] = []
+    most = (lambda: started[0].concurrency) if app.conf["worker_disable_prefetch"] else None
     intake = Intake(
         app, address=private.address, words=private.words, prefetch=concurrency * multiplier, on_ready=on_ready,
-        desk=options.get("attendant"),
+        desk=options.get("attendant"), most=most,
     )  # fmt: skip
     thread = threading.Thread(target=intake.run, name="zerocelery-intake", daemon=True)
 
@@ -585,8 +708,6 @@ def run_broker_worker(
         # the pool's processes have been forked by now: no thread of ours was alive in between
         if not thread.is_alive():
             thread.start()
-
-    started: list[Any] = []
 
     def began(supervisor: Any) -> None:
         started.append(supervisor)

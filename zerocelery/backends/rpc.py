@@ -258,18 +258,24 @@ class RPCBackend(Backend, SyncBackendMixin):
     ) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Pairs of id and meta, in the order in which tasks end.
 
+        Arguments:
+            on_message: called with every state that is told, also with those on the way.
+
         Raises:
             TimeoutError: not all ended in time.
         """
-        waiting = list(dict.fromkeys(task_ids))
+        waiting: dict[str, Any] = dict.fromkeys(task_ids)  # with what was told of them last
         deadline = None if timeout is None else time.monotonic() + timeout
         while waiting:
-            for task_id in list(waiting):
+            for task_id, told in list(waiting.items()):
                 meta = self._heard.get(task_id)
-                if meta is not None and meta["status"] in states.READY_STATES:
-                    waiting.remove(task_id)
-                    if on_message is not None:
-                        on_message(meta)
+                if meta is None or meta is told:
+                    continue
+                waiting[task_id] = meta
+                if on_message is not None:
+                    on_message(meta)
+                if meta["status"] in states.READY_STATES:
+                    del waiting[task_id]
                     yield task_id, meta
             if not waiting:
                 return
@@ -279,8 +285,28 @@ class RPCBackend(Backend, SyncBackendMixin):
             if on_interval is not None:
                 on_interval()
             with self._lock:
-                if not any(task_id in self._heard for task_id in waiting):
+                # what another thread has taken meanwhile is looked at first
+                if all(self._heard.get(task_id) is told for task_id, told in waiting.items()):
                     self._drain(left)
+
+    def wait_for_pending(
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        callback: Callable[[Any, Any], Any] | None = None,
+        propagate: bool = True,
+    ) -> Any:
+        self._ensure_not_eager()
+        heard = self.get_many(
+            [result.id], timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval
+        )
+        for _, meta in heard:
+            result._maybe_set_cache(meta)
+        return result.maybe_throw(propagate=propagate, callback=callback)
 
     def wait_for(
         self,
