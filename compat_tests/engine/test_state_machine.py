@@ -25,6 +25,7 @@ from zerocelery.engine import wire
 from zerocelery.engine.collector import Collector
 from zerocelery.engine.errors import NodeUnreachable
 from zerocelery.engine.journal import Journal
+from zerocelery.engine.losses import Losses
 from zerocelery.engine.node import Node
 from zerocelery.engine.processes import NOTHING
 from zerocelery.engine.producer import Producer
@@ -513,8 +514,8 @@ def _what_was_started_is_not_known(patch: pytest.MonkeyPatch) -> None:
 
 
 def _every_lost_task_is_run_again(patch: pytest.MonkeyPatch) -> None:
-    whole = Collector._settle
-    patch.setattr(Collector, "_settle", lambda self, *held, again: whole(self, *held, again=True))
+    whole = Losses._settle
+    patch.setattr(Losses, "_settle", lambda self, *held, again: whole(self, *held, again=True))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 from zerocelery.engine import collector, processes, wire
 from zerocelery.engine.journal import Journal
 from zerocelery.engine.ledger import Ledger
+from zerocelery.engine.losses import Losses
 from zerocelery.engine.processes import NOTHING, LocalProcesses
 
 
@@ -51,7 +52,7 @@ def forgets_what_had_started() -> None:
 
 def forgets_dead_workers() -> None:
     collector.Collector.process_ended = lambda *_: None  # type: ignore[method-assign]
-    collector.Collector._check_local = lambda *_: None  # type: ignore[method-assign]
+    Losses._check_local = lambda *_: None  # type: ignore[method-assign]
 
 
 def late_answer_wins() -> None:
@@ -106,22 +107,22 @@ def eta_is_ignored() -> None:
 
 def late_is_early() -> None:
     """Tasks that were to be run again are given up."""
-    settle = collector.Collector._settle
+    settle = Losses._settle
 
-    def giving_up(self: collector.Collector, entry: Any, worker: Any, why: str, *, again: bool) -> None:
+    def giving_up(self: Losses, entry: Any, worker: Any, why: str, *, again: bool) -> None:
         settle(self, entry, worker, why, again=again and entry.head.name == "poison")
 
-    collector.Collector._settle = giving_up  # type: ignore[method-assign]
+    Losses._settle = giving_up  # type: ignore[method-assign]
 
 
 def early_is_late() -> None:
     """Tasks that must not run twice are run again."""
-    settle = collector.Collector._settle
+    settle = Losses._settle
 
-    def trying_again(self: collector.Collector, entry: Any, worker: Any, why: str, *, again: bool) -> None:
+    def trying_again(self: Losses, entry: Any, worker: Any, why: str, *, again: bool) -> None:
         settle(self, entry, worker, why, again=True)
 
-    collector.Collector._settle = trying_again  # type: ignore[method-assign]
+    Losses._settle = trying_again  # type: ignore[method-assign]
 
 
 BUGS = {

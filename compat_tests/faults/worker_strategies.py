@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from zerocelery.engine import collector, tenure, wire
+from zerocelery.engine import losses, tenure, wire
 from zerocelery.engine.collector import Limits
 from zerocelery.engine.node import Node, run_node
 from zerocelery.engine.pool import run_worker
@@ -408,7 +408,7 @@ def _up(node: Node) -> None:
 def node_program(options: argparse.Namespace) -> int:
     _plant(options.plant)
     if options.rejoin is not None:
-        collector._REJOIN_SECONDS = options.rejoin  # type: ignore[misc]
+        losses._REJOIN_SECONDS = options.rejoin  # type: ignore[misc]
     given = {
         name: getattr(options, name)
         for name in ("lease_timeout", "queue_limit", "max_losses", "max_message")

@@ -8,9 +8,8 @@ so a resend is recognised at no cost, whatever the task's id. The highest number
 the task. A task that is refused has a number, too: the refusal is remembered, and said with each welcome, until the
 producer shows that it knows.
 
-Leases: a task is a worker's until it reports it, hands it back, or is lost. A worker is lost when its process ends
-(seen at once on this machine), or when it is frozen or silent for ``lease_timeout``. There is no limit on how long a
-task may run.
+Leases: a task is a worker's until it reports it, hands it back, or is lost (:mod:`zerocelery.engine.losses`). There is
+no limit on how long a task may run.
 
 Ends: a task's result, what follows it, the end of others that it takes with it, and, where it is a group's member
 (:mod:`zerocelery.engine.groups`), its count and the body after the last one are one transaction. A task that the engine
@@ -25,25 +24,28 @@ import itertools
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from zerocelery.engine import wire
-from zerocelery.engine.claims import Leases, Uniques, bounded
+from zerocelery.engine.claims import Leases, Uniques
 from zerocelery.engine.clock import Clock
 from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.groups import Groups
 from zerocelery.engine.inspection import Inspection
 from zerocelery.engine.journal import Journal
 from zerocelery.engine.ledger import Entry, Lane, Ledger
-from zerocelery.engine.processes import ACCIDENT, SHUTDOWN, TERMINATED, TIME_LIMIT
+from zerocelery.engine.losses import Losses
+from zerocelery.engine.processes import Processes
 from zerocelery.engine.publisher import Publisher
 from zerocelery.engine.rates import EVERYBODY, Rates
-from zerocelery.engine.revocations import Revocations, Wanted
+from zerocelery.engine.revocations import Revocations
 from zerocelery.engine.switchboard import Switchboard
+from zerocelery.engine.withdrawals import Withdrawals
+from zerocelery.engine.workerstate import WorkerState
 
 logger = logging.getLogger("zerocelery.node")
 
@@ -53,31 +55,6 @@ BATCH_SECONDS: Final = 0.003
 #: The run time of a name that was never seen, and the least that one task counts for.
 _UNKNOWN_SECONDS: Final = 1.0
 _LEAST_SECONDS: Final = 20e-6
-
-#: What a process had sent before it died may still be on its way when its end is seen (seconds).
-_LAST_WORDS: Final = 0.03
-
-#: How long a lost child's supervisor may take to turn out lost as well.
-_PARENT_GRACE: Final = 0.25
-
-#: What a worker of this machine has not begun for so long goes to others: it is stopped, or its task lets no other
-#: thread of it run. One that has begun nothing may just be short of processor time, and has the longer time (seconds).
-_BEGIN_WITHIN: Final = 0.25
-_BEGIN_AT_ALL: Final = 1.0
-
-#: How long a worker of the node's former life may take to join again.
-_REJOIN_SECONDS: Final = 20.0
-
-#: How many stored tasks are searched at once for one that was revoked.
-_SWEEP: Final = 200_000
-
-_PAGE: Final = 2_000
-
-#: For how long a revocation is remembered at most (seconds).
-_MOST_KEEP: Final = 365 * 86_400.0
-
-#: The signal that a task was ended by whose worker's word can't be read from here.
-_TERM: Final = 15
 
 _MAX_NAMES: Final = 10_000
 
@@ -91,19 +68,6 @@ _PASSED_OVER: Final = 100
 _MOST: Final = 1 << 62
 
 
-class Processes(Protocol):
-    """What the collector asks of the machine about workers' processes; every answer may be 'unknown'."""
-
-    def local(self, host: str) -> bool: ...
-    def alive(self, pid: int, started: int) -> bool: ...
-    def frozen(self, pid: int) -> bool: ...
-    def watch(self, pid: int) -> bool: ...
-    def running(self, word: str) -> int | None: ...
-    def cause(self, word: str) -> tuple[int, float]: ...
-    def revoke(self, word: str) -> None: ...
-    def discard(self, word: str) -> None: ...
-
-
 @dataclasses.dataclass(slots=True)
 class Limits:
     """What a node holds and how patient it is; sizes in bytes, times in seconds."""
@@ -113,39 +77,6 @@ class Limits:
     max_losses: int = 5
     lease_timeout: float = 30.0
     result_expires: float = 86_400.0
-
-
-class WorkerState:
-    """One worker as the collector sees it."""
-
-    __slots__ = (
-        "acked", "beat", "begun", "busy", "capacity", "ending", "frozen", "generation", "held", "id", "joined", "local",
-        "obituary", "seconds", "silent_until", "totals",
-    )  # fmt: skip
-
-    def __init__(self, worker_id: str, joined: wire.Join) -> None:
-        self.id = worker_id
-        self.joined = joined
-        self.held: dict[int, Entry] = {}  # in the order in which they were leased, which is that in which they run
-        self.begun: set[int] = set()  # of these, known to have been started, though its word names another
-        self.seconds = 0.0  # what it holds is expected to take
-        self.capacity = joined.capacity
-        self.generation = joined.generation
-        self.acked = 0
-        self.busy = False
-        self.ending = False  # its process has ended
-        self.local = False
-        self.obituary: wire.Lost | None = None  # what its supervisor said of its end
-        self.beat = 0.0
-        self.frozen = False
-        self.silent_until: float | None = None  # known from the journal, has to join again by then
-        self.totals: dict[str, int] = {}  # finished tasks by name, of all workers of its pool
-
-    @property
-    def pool(self) -> str:
-        """Names the pool that it is one of."""
-        join = self.joined
-        return f"{join.host}/{join.parent_pid or join.pid}/{join.parent_started or join.started}"
 
 
 @dataclasses.dataclass(slots=True)
@@ -191,6 +122,8 @@ class Collector:
         self.workers: dict[str, WorkerState] = {}
         self.outbox: list[tuple[str, wire.ToWorker]] = []
         self.revocations = Revocations(journal)
+        self.withdrawals = Withdrawals(self)
+        self.losses = Losses(self)
         self.uniques = Uniques(journal)
         self.leases = Leases(journal, publisher.live, clock)
         self.inspection = Inspection(self)
@@ -202,10 +135,6 @@ class Collector:
         self._estimates: dict[str, float] = {}
         self._lease_number = lease_number
         self._left_of_lease: dict[int, int] = {}
-        self._ended: list[tuple[float, WorkerState]] = []
-        self._undecided: list[tuple[float, WorkerState, list[Entry]]] = []
-        self._unbegun: dict[str, WorkerState] = {}  # may hold something that they have not started
-        self._look_at = 0.0  # when to look after them
         self._came_back = False
 
     # ── from producers ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -251,7 +180,7 @@ class Collector:
             now = self.clock.wall()
             self._accept_body(self.groups.grow(message.id, message.members, close=message.close, now=now), now)
         elif isinstance(message, wire.Revoke):
-            self._revoke(message)
+            self.withdrawals.revoke(message)
         else:
             self._conclude(message.result, message.keep, (), True)
         self._taken(message.inbox, message.seq)
@@ -377,7 +306,7 @@ class Collector:
         if not holder:
             return True
         entry = Entry(0, msgspec.structs.replace(head, flags=head.flags & ~wire.UNIQUE), raw)
-        self._fail(entry, "duplicate", f"task {holder} has the same unique key", state=wire.REVOKED)
+        self.fail(entry, "duplicate", f"task {holder} has the same unique key", state=wire.REVOKED)
         return False
 
     def _refuse(self, inbox: str, seq: int, refusals: list[wire.Refusal], now: float) -> None:
@@ -427,13 +356,13 @@ class Collector:
         for item in reversed(message.entries):
             entry = worker.held.get(item.key)
             if entry is not None:
-                self._release(worker, entry)
+                self.release(worker, entry)
                 self.ledger.put_back(entry)
-        self._came_back = True
-        self._recount(worker)
+        self.hand_out_again()
+        self.recount(worker)
         self._ready.pop(worker_id, None)  # it joins again when it is connected again
         if not worker.held:
-            self._drop(worker)  # it may never be: nobody would tell of the end of another machine's idle worker
+            self.drop(worker)  # it may never be: nobody would tell of the end of another machine's idle worker
 
     # ── from workers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -485,6 +414,18 @@ class Collector:
             return None
         return worker
 
+    def process_ended(self, pid: int) -> None:
+        """A worker's process on this machine is no more."""
+        for worker_id in self._by_pid.pop(pid, ()):
+            worker = self.workers.get(worker_id)
+            if worker is not None:
+                self.losses.process_ended(worker)
+
+    def _lost_elsewhere(self, lost: wire.Lost) -> None:
+        worker = self.workers.get(lost.worker)
+        if worker is not None:
+            self.losses.told(worker, lost)
+
     def _join(self, worker_id: str, join: wire.Join) -> None:
         if join.version != wire.VERSION:
             self._send(worker_id, wire.Rejoin(wire.VERSION))
@@ -503,30 +444,32 @@ class Collector:
         worker.silent_until = None
         worker.beat = self.clock.monotonic()
         here = self.processes.local(join.host)
-        worker.local = here and self._watch(worker_id, join.pid)
+        worker.local = here and self.watch(worker)
         self._finish(worker, join.done)
         if here and not worker.local and not self.processes.alive(join.pid, join.started):
-            self.lose(worker, f"its process {join.pid} died")  # it had sent this before
+            self.losses.lose(worker, f"its process {join.pid} died")  # it had sent this before
             return
         holding = set(join.holding)
         for entry in [e for key, e in worker.held.items() if key not in holding]:
-            self._release(worker, entry)  # leased, but the lease never arrived there
+            self.release(worker, entry)  # leased, but the lease never arrived there
             self.ledger.put_back(entry)
         # What it holds and we don't count as its own was settled while it was away: it must not start it.
         void = [key for key in join.holding if key not in worker.held]
         if void:
             self.counters.late += len(void)
-        self._recount(worker)
+        self.recount(worker)
         self._limit(worker, join.rates)
         record = msgspec.structs.replace(join, holding=[], done=[])
         self.journal.worker(worker_id, wire.encode(record))
         self._send(worker_id, wire.Lease(join.generation, 0, [], list(worker.held), self.limits.max_message))
         self._offer(worker)
 
-    def _watch(self, worker_id: str, pid: int) -> bool:
+    def watch(self, worker: WorkerState) -> bool:
+        """Hear of the end of its process, which is one of this machine; False where that can't be."""
+        pid = worker.joined.pid
         if not self.processes.watch(pid):
             return False
-        self._by_pid.setdefault(pid, set()).add(worker_id)
+        self._by_pid.setdefault(pid, set()).add(worker.id)
         return True
 
     def _done(self, worker: WorkerState, done: wire.Done) -> None:
@@ -560,7 +503,7 @@ class Collector:
                 self._follow_up(raw, now)
             self._record(entry, report, now)
             if report.bury:
-                self._keep_dead(entry, [report.bury])
+                self.keep_dead(entry, [report.bury])
             for ending in report.endings:
                 self._conclude(ending.result, ending.keep, ending.topics, ending.store, gather=ending.gather)
         if not worker.held:
@@ -582,7 +525,7 @@ class Collector:
         result = wire.decode_result_head(report.result)
         if isinstance(result, wire.Malformed):
             self._malformed(result)
-            self._fail(entry, "refused", f"the worker's result can't be read: {result.reason}")
+            self.fail(entry, "refused", f"the worker's result can't be read: {result.reason}")
             return
         head = entry.head
         if report.store:
@@ -630,7 +573,7 @@ class Collector:
         bare = wire.encode(msgspec.structs.replace(body, inputs=[], verdict=b""))
         head = wire.decode_task_head(bare)
         if isinstance(head, wire.TaskHead):
-            self._fail(Entry(0, head, bare), "too-large", what)
+            self.fail(Entry(0, head, bare), "too-large", what)
 
     def _follow_up(self, raw: Raw, now: float) -> None:
         head = wire.decode_task_head(raw)
@@ -648,9 +591,10 @@ class Collector:
             self.journal.forget_losses(entry.key)
         if entry.head.flags & wire.UNIQUE:
             self.uniques.release(entry.raw, self.clock.wall())
-        self._unlease(entry)
+        self.unlease(entry)
 
-    def _unlease(self, entry: Entry) -> None:
+    def unlease(self, entry: Entry) -> None:
+        """One task less of its lease; with the last one the lease is over."""
         number = entry.lease
         left = self._left_of_lease.get(number, 0) - 1
         if left > 0:
@@ -659,21 +603,23 @@ class Collector:
             self._left_of_lease.pop(number, None)
             self.journal.end_lease(number)
 
-    def _release(self, worker: WorkerState, entry: Entry) -> None:
+    def release(self, worker: WorkerState, entry: Entry) -> None:
+        """The worker has this task no more."""
         worker.held.pop(entry.key, None)
-        self._unlease(entry)
+        self.unlease(entry)
 
     def _return(self, worker: WorkerState, keys: Iterable[int]) -> None:
         """Tasks that the worker hands back unstarted go to whoever is free, in their old order."""
         for key in keys:
             entry = worker.held.get(key)
             if entry is not None:
-                self._release(worker, entry)
+                self.release(worker, entry)
                 self.ledger.put_back(entry)
         if keys:
-            self._recount(worker)
+            self.recount(worker)
 
-    def _recount(self, worker: WorkerState) -> None:
+    def recount(self, worker: WorkerState) -> None:
+        """Estimate anew how long what the worker holds will take."""
         worker.seconds = sum(self._estimates.get(e.head.name, _UNKNOWN_SECONDS) for e in worker.held.values())
 
     def _update(self, worker_id: str, update: wire.Update) -> None:
@@ -691,12 +637,13 @@ class Collector:
         self._finish(worker, bye.reports)
         self._return(worker, bye.returned)
         for entry in list(worker.held.values()):  # leased to it after it had decided to leave
-            self._release(worker, entry)
+            self.release(worker, entry)
             self.ledger.put_back(entry)
-        self._drop(worker)
+        self.drop(worker)
         self._send(worker.id, wire.Farewell())
 
-    def _drop(self, worker: WorkerState) -> None:
+    def drop(self, worker: WorkerState) -> None:
+        """Forget a worker that holds nothing."""
         self.workers.pop(worker.id, None)
         self._ready.pop(worker.id, None)
         self.switchboard.worker_left(worker.id)
@@ -754,11 +701,11 @@ class Collector:
                 lane = ledger.best(queues)
                 continue
             head = first.head
-            why = self._why_not(first, wall) if revoking or head.expires is not None else ""
+            why = self.withdrawals.why_not(first, wall) if revoking or head.expires is not None else ""
             if why:
                 lane.take()
                 self.journal.remove(first.key)
-                self._fail(first, why, why, state=wire.REVOKED)
+                self.fail(first, why, why, state=wire.REVOKED)
             else:
                 # Alone where a worker was lost with it: those that share a lease with it would share its fate.
                 cost = _UNKNOWN_SECONDS if first.losses else estimates.get(head.name, _UNKNOWN_SECONDS)
@@ -812,72 +759,7 @@ class Collector:
         self.journal.lease(number, worker.id, wire.encode([(e.key, e.flags) for e in taken]))
         entries = [wire.LeaseEntry(e.key, e.losses, Raw(e.raw)) for e in taken]
         self._send(worker.id, wire.Lease(worker.generation, worker.acked, entries))
-        if not self._unbegun:
-            self._look_at = worker.beat + _BEGIN_WITHIN
-        self._unbegun[worker.id] = worker
-
-    # ── revoking ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _why_not(self, entry: Entry, now: float) -> str:
-        """Why a task is not to be started: expired or revoked; '' where it is."""
-        head = entry.head
-        if head.expires is not None and head.expires <= now:
-            return "expired"
-        if not head.flags & wire.SETTLED and self.revocations.revokes(head, entry.raw, now):
-            return "revoked"
-        return ""
-
-    def _revoke(self, message: wire.Revoke) -> None:
-        """Take the tasks out that wait here, and remember those that may still come."""
-        now = self.clock.wall()
-        self.revocations.add(message.ids, message.labels, int(now + bounded(message.keep, _MOST_KEEP)))
-        wanted = Wanted(message.ids, message.labels)
-        if message.terminate:
-            for entry in self.ledger.leased.values():
-                entry.revoked = entry.revoked or wanted.matches(entry.head, entry.raw)
-        for lane in list(self.ledger.lanes.values()):
-            self._revoke_waiting(lane, wanted)
-        self._revoke_scheduled(wanted)
-
-    def _revoke_waiting(self, lane: Lane, wanted: Wanted) -> None:
-        window = [e for bucket in lane.buckets.values() for e in bucket if wanted.matches(e.head, e.raw)]
-        found = [entry for entry in window if not entry.head.flags & wire.SETTLED]
-        for entry in found:
-            lane.remove(entry)
-        if 0 < lane.stored <= _SWEEP:  # in a longer one it ends when its turn comes
-            for key, head, raw in wanted.among(self._stored(lane)):
-                if not head.flags & wire.SETTLED:
-                    lane.stored -= 1
-                    found.append(Entry(key, head, raw))
-        for entry in found:
-            self.journal.remove(entry.key)
-            self._fail(entry, "revoked", "revoked", state=wire.REVOKED)
-
-    def _stored(self, lane: Lane) -> Iterator[tuple[int, bytes]]:
-        """What waits in a queue beyond its window, with the keys."""
-        after, leased = lane.frontier, self.ledger.leased
-        while rows := self.journal.page(after, lane.end, _PAGE):
-            after = rows[-1][0]
-            yield from ((key, raw) for key, _, raw in rows if key not in leased)
-
-    def _scheduled(self) -> Iterator[tuple[int, bytes]]:
-        """What waits for its ETA, with its numbers."""
-        after = -1
-        while rows := self.journal.held_page(after, _PAGE):
-            after = rows[-1][0]
-            yield from rows
-
-    def _revoke_scheduled(self, wanted: Wanted) -> None:
-        if sum(lane.scheduled for lane in self.ledger.lanes.values()) > _SWEEP:
-            return
-        found = list(wanted.among(self._scheduled()))
-        if not found:
-            return
-        self.journal.take_held(number for number, _, _ in found)
-        for _, head, raw in found:
-            self.ledger.lane(head.queue).scheduled -= 1
-            self._fail(Entry(0, head, raw), "revoked", "revoked", state=wire.REVOKED)
-        self.ledger.next_due = self.journal.next_due()
+        self.losses.leased(worker)
 
     def oldest(self, lane: Lane) -> float | None:
         """For how many seconds the oldest task of a queue has been waiting."""
@@ -889,145 +771,15 @@ class Collector:
         if entry.head.flags & wire.UNIQUE:
             self.uniques.release(entry.raw, self.clock.wall())
 
-    # ── losing ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── ends that no worker reports ──────────────────────────────────────────────────────────────────────────────────
 
-    def process_ended(self, pid: int) -> None:
-        """A worker's process on this machine is no more."""
-        for worker_id in self._by_pid.pop(pid, ()):
-            worker = self.workers.get(worker_id)
-            if worker is not None:
-                worker.ending = True
-                self._ready.pop(worker_id, None)
-                self._ended.append((self.clock.monotonic() + _LAST_WORDS, worker))
-
-    def _lost_elsewhere(self, lost: wire.Lost) -> None:
-        """Its supervisor says that a worker has died whose process can't be seen from here."""
-        worker = self.workers.get(lost.worker)
-        if worker is None:
-            return
-        worker.obituary = lost
-        if not worker.local and not worker.ending:
-            worker.ending = True
-            self._ready.pop(worker.id, None)
-            self._ended.append((self.clock.monotonic() + _LAST_WORDS, worker))
-
-    def lose(self, worker: WorkerState, why: str) -> None:
-        """Settle what a lost worker held: unstarted tasks go back as they were, started ones by their own rule."""
-        self._came_back = True  # also where this turn's handing out is over, and its results are sent
-        word, told = worker.joined.word, worker.obituary
-        running = self.processes.running(word) if self.processes.local(worker.joined.host) else None
-        if running is None and told is not None:
-            running = told.running
-        held = list(worker.held.values())
-        count = len(held) if running is None else _begun(worker, held, running)  # without a word, all may have started
-        started, held = held[:count], held[count:]
-        for entry in reversed(held):
-            self._release(worker, entry)
-            self.ledger.put_back(entry)
-        cause, number = self.processes.cause(word) if told is None else (told.cause, told.number)
-        self._drop(worker)
-        if started:
-            self.counters.lost += 1
-            logger.warning("worker %s was lost (%s) with %d tasks started", worker.joined.name, why, len(started))
-        undecided: list[Entry] = []
-        for entry in started:
-            self._unlease(entry)
-            if cause != ACCIDENT and self._settle_ended(entry, worker, cause, number, guilty=entry.key == running):
-                continue
-            if _depends_on_parent(entry.flags) and self._parent_lives(worker):
-                undecided.append(entry)
-            else:
-                self._settle(entry, worker, why, again=bool(entry.flags & wire.ACK_LATE))
-        if undecided:
-            self._undecided.append((self.clock.monotonic() + _PARENT_GRACE, worker, undecided))
-
-    def _parent_lives(self, worker: WorkerState) -> bool:
-        join = worker.joined
-        if worker.obituary is not None and not worker.local:
-            return True  # it has told
-        if not join.parent_pid or not self.processes.local(join.host):
-            return False
-        return self.processes.alive(join.parent_pid, join.parent_started)
-
-    def _settle_ended(self, entry: Entry, worker: WorkerState, cause: int, number: float, *, guilty: bool) -> bool:
-        """A started task whose worker was killed on purpose; False where that says nothing about this one.
-
-        Arguments:
-            guilty: whether it is the one that was running.
-        """
-        late = bool(entry.flags & wire.ACK_LATE)
-        if cause == SHUTDOWN:
-            if late:
-                self.ledger.put_back(entry)  # nobody's fault: counted as no loss
-            else:
-                self._settle(entry, worker, "the worker was told to end at once", again=False)
-            return True
-        if not guilty or cause not in (TIME_LIMIT, TERMINATED):
-            return False
-        if cause == TIME_LIMIT and late and entry.flags & wire.AGAIN_ON_TIMEOUT:
-            self._settle(entry, worker, f"it took longer than {number:g} s", again=True)
-            return True
-        self.ledger.leased.pop(entry.key, None)
-        self.journal.remove(entry.key)
-        if cause == TIME_LIMIT:
-            self._fail(entry, "time-limit", f"{number:.12g}")
-        else:
-            self._fail(entry, "terminated", f"{number:.0f}", state=wire.REVOKED, worker=worker)
-        return True
-
-    def _settle(self, entry: Entry, worker: WorkerState, why: str, *, again: bool) -> None:
-        """A started task whose worker is gone: run it again where it may be, else end it with the reason."""
-        if entry.revoked:
-            self.ledger.leased.pop(entry.key, None)
-            self.journal.remove(entry.key)
-            self._fail(entry, "terminated", f"{_TERM}", state=wire.REVOKED, worker=worker)
-            return
-        what = _lost_with(worker, why)
-        if not again:
-            self.ledger.leased.pop(entry.key, None)
-            self.journal.remove(entry.key)
-            self._fail(entry, "worker-lost", what)
-            return
-        entry.losses += 1
-        if entry.losses >= self.limits.max_losses:
-            self._bury(entry, what)
-            return
-        self.journal.lost(entry.key, entry.losses, what)
-        self.ledger.put_back(entry)
-
-    def _leave_to_strategy(self, entry: Entry, worker: WorkerState, why: str) -> None:
-        """Accept a lost task once more, with the loss as its verdict: how it ends, its strategy says."""
-        task = wire.decode_task(entry.raw)
-        if isinstance(task, wire.Malformed):
-            self._settle(entry, worker, why, again=False)
-            return
-        now = self.clock.wall()
-        loss = wire.encode(wire.Loss("worker-lost", _lost_with(worker, why)))
-        verdict = wire.Result(
-            id=task.id, state=wire.FAILURE, final=True, content_type=wire.LOSS_TYPE, value=loss, finished=now
-        )
-        again = wire.undecided(task, wire.encode(verdict))
-        self.ledger.leased.pop(entry.key, None)
-        self.journal.remove(entry.key)
-        # past the claims: a unique key that it has, it keeps
-        self.ledger.accept(wire.head_of(again), wire.encode(again), now)
-
-    def _keep_dead(self, entry: Entry, history: list[str]) -> None:
+    def keep_dead(self, entry: Entry, history: list[str]) -> None:
         """Keep a task as a dead letter."""
         head = entry.head
         self.counters.dead += 1
         self.journal.bury(entry.key, head.id, head.name, self.clock.wall(), json.dumps(history), entry.raw)
 
-    def _bury(self, entry: Entry, what: str) -> None:
-        history = [*self.journal.loss_history(entry.key), what]
-        self.ledger.leased.pop(entry.key, None)
-        self.journal.remove(entry.key)
-        self.journal.forget_losses(entry.key)
-        self._keep_dead(entry, history)
-        message = f"{entry.losses} workers were lost while running it; it is kept as a dead letter"
-        self._fail(entry, "dead", message, history=history)
-
-    def _fail(
+    def fail(
         self, entry: Entry, kind: str, message: str, *, state: str = wire.FAILURE, history: list[str] | None = None,
         worker: WorkerState | None = None,
     ) -> None:  # fmt: skip
@@ -1073,60 +825,7 @@ class Collector:
     def tick(self) -> None:
         """Do what is due: ETA tasks, undecided losses, workers that are frozen, silent or never came back."""
         self._release_due()
-        if self._ended:
-            self._lose_ended()
-        if self._undecided:
-            self._decide()
-        if self._unbegun:
-            self._look_after_unbegun()
-
-    def _look_after_unbegun(self) -> None:
-        """Take back what a worker has held for some time and not begun, and was not able to hand back itself."""
-        now = self.clock.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + _BEGIN_WITHIN / 2
-        for worker in list(self._unbegun.values()):
-            seconds = now - worker.beat
-            if seconds >= _BEGIN_WITHIN and self._take_unbegun(worker, seconds):
-                del self._unbegun[worker.id]
-
-    def _take_unbegun(self, worker: WorkerState, seconds: float) -> bool:
-        """Whether there is nothing more to look for, until the next lease."""
-        if not worker.held or not worker.local or worker.ending or self.workers.get(worker.id) is not worker:
-            return True
-        word = worker.joined.word
-        held = list(worker.held.values())
-        running = self.processes.running(word)
-        if running is None:
-            return True
-        count = _begun(worker, held, running)
-        if count == len(held):
-            return True
-        if not count and seconds < _BEGIN_AT_ALL and not self.processes.frozen(worker.joined.pid):
-            return False
-        # Banned first, and then looked at: either it sees the ban before it starts one, or we see what it has started.
-        # It joins again when it comes to the ban.
-        self.processes.revoke(word)
-        running = self.processes.running(word)
-        count = len(held) if running is None else _begun(worker, held, running)
-        worker.begun.update(entry.key for entry in held[:count])
-        for entry in reversed(held[count:]):
-            self._release(worker, entry)
-            self.ledger.put_back(entry)
-        self._came_back = True
-        self._recount(worker)
-        self._ready.pop(worker.id, None)
-        return True
-
-    def _lose_ended(self) -> None:
-        now = self.clock.monotonic()
-        due = [worker for at, worker in self._ended if at <= now]
-        if due:
-            self._ended = [(at, worker) for at, worker in self._ended if at > now]
-            for worker in due:
-                if self.workers.get(worker.id) is worker:
-                    self.lose(worker, f"its process {worker.joined.pid} died")
+        self.losses.tick()
 
     def _release_due(self) -> None:
         ledger = self.ledger
@@ -1139,78 +838,22 @@ class Collector:
         ledger.release(self.journal.take_due(now, 1_000), now)
         ledger.next_due = self.journal.next_due()
 
-    def _decide(self) -> None:
-        """A child was lost whose task is acknowledged late, but not rejected on loss: Celery's rule is that it is run
-        again where its whole worker is lost, and fails where only the child is. One that is to be retried on loss is
-        where only the child is lost."""
-        now = self.clock.monotonic()
-        waiting: list[tuple[float, WorkerState, list[Entry]]] = []
-        for due, worker, entries in self._undecided:
-            gone = not self._parent_lives(worker)
-            if not gone and now < due:
-                waiting.append((due, worker, entries))
-                continue
-            for entry in entries:
-                if not gone and entry.flags & wire.RETRY_ON_LOST and not entry.revoked:
-                    self._leave_to_strategy(entry, worker, "its process died")
-                else:
-                    self._settle(entry, worker, "its process died", again=gone and bool(entry.flags & wire.ACK_LATE))
-        self._undecided = waiting
-
-    def check_workers(self, *, paused: float = 0.0) -> None:
-        """Look after workers that hold tasks; called every third of ``lease_timeout``.
-
-        Arguments:
-            paused: for how long the node itself was not running: that is nobody's silence.
-        """
-        now = self.clock.monotonic()
-        for worker in list(self.workers.values()):
-            worker.beat += paused
-            if worker.silent_until is not None:
-                worker.silent_until += paused
-                if now >= worker.silent_until:
-                    self._check_absent(worker, now)
-            elif worker.held and worker.local:
-                self._check_local(worker)
-            elif worker.held and not worker.local and now - worker.beat > self.limits.lease_timeout:
-                self.processes.revoke(worker.joined.word)
-                self.lose(worker, f"nothing was heard of it for {self.limits.lease_timeout:g} s")
-
-    def _check_absent(self, worker: WorkerState, now: float) -> None:
-        """A worker of the node's former life has not joined again; while its process runs, it may be in a long task."""
-        join = worker.joined
-        if worker.local and self.processes.alive(join.pid, join.started) and not self.processes.frozen(join.pid):
-            worker.silent_until = now + _REJOIN_SECONDS
-        else:
-            self.processes.revoke(join.word)
-            self.lose(worker, "it did not come back to the restarted node")
-
-    def _check_local(self, worker: WorkerState) -> None:
-        join = worker.joined
-        if not self.processes.alive(join.pid, join.started):
-            self.lose(worker, f"its process {join.pid} died")
-        elif not self.processes.frozen(join.pid):
-            worker.frozen = False
-            worker.beat = self.clock.monotonic()
-        elif self.clock.monotonic() - worker.beat > self.limits.lease_timeout:
-            # Revoked first: when it wakes up, it starts nothing of what it holds.
-            self.processes.revoke(join.word)
-            self.lose(worker, f"its process {join.pid} was stopped for {self.limits.lease_timeout:g} s")
-
     def next_deadline(self) -> float | None:
         """Seconds until :meth:`tick` has something to do."""
-        waits: list[float] = []
+        waits = list(self.losses.waits())
         if self.ledger.next_due is not None:
             waits.append(self.ledger.next_due - self.clock.wall())
-        if self._undecided:
-            waits.append(0.02)
-        if self._ended:
-            waits.append(self._ended[0][0] - self.clock.monotonic())
-        if self._unbegun:
-            waits.append(self._look_at - self.clock.monotonic())
         if self._rates_due is not None:
             waits.append(self._rates_due - self.clock.monotonic())
         return max(0.0, min(waits)) if waits else None
+
+    def hand_out_again(self) -> None:
+        """Tasks have come back, maybe after this turn's handing out."""
+        self._came_back = True
+
+    def unready(self, worker: WorkerState) -> None:
+        """It is given nothing more until it asks."""
+        self._ready.pop(worker.id, None)
 
     @property
     def must_hand_out(self) -> bool:
@@ -1220,7 +863,7 @@ class Collector:
 
     @property
     def watching(self) -> bool:
-        """Whether some worker holds something, so that :meth:`check_workers` is needed."""
+        """Whether some worker holds something, so that :meth:`Losses.check_workers` is needed."""
         return any(w.held or w.silent_until is not None for w in self.workers.values())
 
     # ── the node's former life ───────────────────────────────────────────────────────────────────────────────────────
@@ -1255,7 +898,7 @@ class Collector:
             if worker_id not in self.workers:
                 self.journal.worker(worker_id, None)
         for worker in list(self.workers.values()):
-            self._await_return(worker)
+            self.losses.await_return(worker)
 
     def _restore_worker(self, worker_id: str, blob: bytes | None) -> WorkerState:
         join = wire.decode_from_worker(blob) if blob is not None else None
@@ -1266,33 +909,6 @@ class Collector:
         worker = self.workers[worker_id] = WorkerState(worker_id, join)
         worker.generation = -1  # whatever it sends, it has to join first
         return worker
-
-    def _await_return(self, worker: WorkerState) -> None:
-        join = worker.joined
-        worker.beat = self.clock.monotonic()
-        if self.processes.local(join.host):
-            if not self.processes.alive(join.pid, join.started) or not self._watch(worker.id, join.pid):
-                self.lose(worker, f"its process {join.pid} died while the node was down")
-                return
-            worker.local = True
-        worker.silent_until = worker.beat + _REJOIN_SECONDS
-
-
-def _depends_on_parent(flags: int) -> bool:
-    """Whether what becomes of a lost task depends on whether its pool goes on."""
-    if flags & wire.RETRY_ON_LOST:
-        return True
-    return bool(flags & wire.ACK_LATE) and not flags & wire.REJECT_ON_LOST
-
-
-def _lost_with(worker: WorkerState, why: str) -> str:
-    return f"worker {worker.joined.name} (pid {worker.joined.pid}) was lost while running it: {why}"
-
-
-def _begun(worker: WorkerState, held: list[Entry], running: int) -> int:
-    """How many of the tasks that a worker holds, in the order of their leases, it has started."""
-    begun = worker.begun
-    return max((i + 1 for i, entry in enumerate(held) if entry.key == running or entry.key in begun), default=0)
 
 
 def _gather_of(entry: Entry) -> str | None:

@@ -10,7 +10,8 @@ import msgspec
 from zerocelery.engine import wire
 
 if TYPE_CHECKING:
-    from zerocelery.engine.collector import Collector, WorkerState
+    from zerocelery.engine.collector import Collector
+    from zerocelery.engine.workerstate import WorkerState
 
 #: Tasks in one answer, and the bytes of a body that is told; larger ones are left out.
 _MOST_TASKS: Final = 10_000

@@ -25,12 +25,12 @@ import msgspec
 from zerocelery.engine import purging
 from zerocelery.engine.address import Address, parse_address, prepare_directory
 from zerocelery.engine.clock import Clock, SystemClock
-from zerocelery.engine.collector import Collector, Limits, Processes
+from zerocelery.engine.collector import Collector, Limits
 from zerocelery.engine.errors import AddressError, EngineError, NodeRunning
 from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.journal import Durability, Journal
 from zerocelery.engine.ledger import ARRIVAL_MASK, QUEUE_SHIFT, Ledger
-from zerocelery.engine.processes import LocalProcesses
+from zerocelery.engine.processes import LocalProcesses, Processes
 from zerocelery.engine.publisher import Publisher
 from zerocelery.engine.tenure import take_lock
 from zerocelery.transport.base import NodePort
@@ -214,7 +214,7 @@ class Node:
         now = self.clock.monotonic()
         paused, self._seen = now - self._seen - expected, now
         if paused > _PAUSE_SECONDS:
-            self.collector.check_workers(paused=paused)
+            self.collector.losses.check_workers(paused=paused)
 
     def _commit_and_send(self) -> None:
         self.journal.commit()
@@ -266,7 +266,7 @@ class Node:
         if now >= self._next_check:
             self._next_check = now + min(self.limits.lease_timeout / 3, 5.0)
             if self.collector.watching:
-                self.collector.check_workers()
+                self.collector.losses.check_workers()
         if now >= self._next_upkeep:
             self._upkeep(now)
         if self.embedded:

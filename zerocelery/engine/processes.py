@@ -16,7 +16,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 logger = logging.getLogger("zerocelery.worker")
 
@@ -79,6 +79,19 @@ def alive(pid: int, since: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+class Processes(Protocol):
+    """What the collector asks of the machine about workers' processes; every answer may be 'unknown'."""
+
+    def local(self, host: str) -> bool: ...
+    def alive(self, pid: int, started: int) -> bool: ...
+    def frozen(self, pid: int) -> bool: ...
+    def watch(self, pid: int) -> bool: ...
+    def running(self, word: str) -> int | None: ...
+    def cause(self, word: str) -> tuple[int, float]: ...
+    def revoke(self, word: str) -> None: ...
+    def discard(self, word: str) -> None: ...
 
 
 class LocalProcesses:
