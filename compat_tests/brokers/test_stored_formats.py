@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,23 +18,10 @@ import pytest
 
 from compat_tests.brokers import stored
 from compat_tests.conftest import require_server
-from compat_tests.upstream import fetch
 from zerocelery import Celery
 
 REDIS = "redis://127.0.0.1:6379/10"
 _PROGRAM = Path(stored.__file__)
-
-
-@pytest.fixture(scope="session")
-def stock() -> str:
-    """An interpreter that has Celery."""
-    python = os.environ.get("ZEROCELERY_STOCK_PYTHON") or str(fetch.cache() / "venv" / "bin" / "python")
-    if not Path(python).exists():
-        pytest.skip("no interpreter with Celery: set ZEROCELERY_STOCK_PYTHON, or run python -m compat_tests.upstream")
-    checked = subprocess.run([python, "-c", "import celery, redis, sqlalchemy"], capture_output=True, text=True)
-    if checked.returncode:
-        pytest.skip(f"{python} has no Celery with redis and sqlalchemy: {checked.stderr.strip().splitlines()[-1]}")
-    return python
 
 
 @pytest.fixture(params=["redis", "file", "db"])

@@ -690,7 +690,8 @@ class AMQP:
 def _destination(queue: Any, exchange: Any, routing_key: Any, exchange_type: Any, conf: Any) -> tuple[Any, Any]:
     """Exchange and routing key of a message.
 
-    A queue behind a direct exchange is reached by its name, without looking the exchange's bindings up.
+    A queue behind a direct exchange is reached by its name, without looking the exchange's bindings up, unless both
+    exchange and routing key are given.
     """
     if queue is None:
         return exchange, routing_key or conf["task_default_routing_key"]
@@ -698,7 +699,7 @@ def _destination(queue: Any, exchange: Any, routing_key: Any, exchange_type: Any
     if isinstance(queue, Broadcast):
         return exchange or declared.name, routing_key or queue.routing_key
     kind = exchange_type or getattr(declared, "type", None) or "direct"
-    if kind == "direct":
+    if kind == "direct" and not (exchange and routing_key):
         return "", queue.name
     return exchange or declared.name or "", routing_key or queue.routing_key or conf["task_default_routing_key"]
 

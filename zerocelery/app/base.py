@@ -23,6 +23,7 @@ from zerocelery.exceptions import CDeprecationWarning, DuplicateTaskNameWarning,
 from zerocelery.utils.dispatch import Signal
 from zerocelery.utils.imports import gen_task_name, qualname, symbol_by_name
 from zerocelery.utils.objects import FallbackContext
+from zerocelery.utils.quorum_queues import detect_quorum_queues as detect_quorum_queues
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -474,7 +475,7 @@ class Celery:
         }
         if router is not None:
             options = router.route(options, route_name or name, args, kwargs, task_type)
-        given = {"producer": producer or publisher, "connection": connection}
+        given = {"producer": producer or publisher, "connection": connection, "router": router}
         call.update((key, value) for key, value in given.items() if value is not None)
         # None takes a task's own limit away, silence leaves it
         limits = {"expires": expires, "time_limit": time_limit, "soft_time_limit": soft_time_limit}

@@ -53,7 +53,7 @@ from kombu.transport.virtual import Channel as VirtualChannel
 
 from zerocelery import states
 from zerocelery._state import Frame
-from zerocelery.app import codec
+from zerocelery.app import codec, delays
 from zerocelery.app.message import NO_EMBED, PROTOCOL_HEADERS, Head, body_of, head_bytes, read_head, stamp_labels
 from zerocelery.app.stored import BrokerRun
 from zerocelery.app.trace import AppStrategy
@@ -402,6 +402,7 @@ class Intake:
         self._rest = b""
         self._held: dict[str, Any] = {}
         self._later: set[str] = set()  # held for their time: they count for nothing in the prefetch
+        self._quorum = False
         self._stopping = threading.Event()
         self._was_connected = False
         #: What ended it, and who is told.
@@ -480,7 +481,9 @@ class Intake:
             self._connections += 1
             channel = connection.default_channel
             self._take_only_what_can_run(channel)
-            consumer: Any = self.app.amqp.TaskConsumer(channel, prefetch_count=self.prefetch)
+            consumer: Any = self.app.amqp.TaskConsumer(channel)
+            self._prepare_for_delays(connection)
+            self._limit(consumer)
             consumer.on_message = lambda message: self._take(message, producer, consumer)
             with consumer, self._mail(connection, consumer):
                 if self.on_ready is not None:
@@ -490,6 +493,18 @@ class Intake:
                     self._look(connection, consumer)
                 consumer.cancel()
                 self._hear_the_last(consumer)
+
+    def _prepare_for_delays(self, connection: Any) -> None:
+        """With quorum queues, delays are RabbitMQ's affair, and limits those of each queue."""
+        self._quorum = self.app.conf["worker_detect_quorum_queues"] and delays.natively(self.app, connection)
+        if self._quorum:
+            delays.prepare(self.app, connection)
+
+    def _limit(self, consumer: Any) -> None:
+        """Say how many messages are held. Those that wait for their time come on top, which RabbitMQ grants a consumer
+        only where the limit is the channel's; and quorum queues don't have that."""
+        if self.prefetch:
+            consumer.qos(prefetch_count=self.prefetch + len(self._later), apply_global=not self._quorum)
 
     @contextlib.contextmanager
     def _mail(self, connection: Any, consumer: Any) -> Iterator[None]:
@@ -597,7 +612,7 @@ class Intake:
         self._held[tag] = message
         if task.eta is not None and task.eta > time.time() and self.prefetch:
             self._later.add(tag)
-            consumer.qos(prefetch_count=self.prefetch + len(self._later))
+            self._limit(consumer)
         producer.submit(task if not flags else _with_flags(task, flags))
 
     def _queue_of(self, message: Any) -> str:
@@ -621,7 +636,7 @@ class Intake:
             self._running.add(tag)
         if tag in self._later:
             self._later.discard(tag)
-            consumer.qos(prefetch_count=self.prefetch + len(self._later))
+            self._limit(consumer)
         if message is None or message.acknowledged:
             return  # of a connection that is gone: the broker delivers it again
         if word == REQUEUE:

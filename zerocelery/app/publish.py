@@ -1,121 +1,107 @@
-"""Sending a task through kombu: the message that Celery itself would have sent, byte for byte where it matters."""
+"""Sending a task through kombu: the message that Celery itself would have sent, made and sent by ``app.amqp``."""
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from zerocelery.app.amqp import task_message
+from zerocelery._ids import uuid
+from zerocelery.app import delays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zerocelery.app.base import Celery
-    from zerocelery.app.message import TaskMessage
 
-#: Options of a call that the publisher itself takes.
-_PUBLISHING = (
-    "retry",
-    "retry_policy",
-    "exchange_type",
-    "timeout",
-    "confirm_timeout",
-    "declare",
-    "mandatory",
-    "expiration",
-)
+#: Options of a call that are in its message; all others are the publisher's.
+_OF_THE_MESSAGE = ("ignore_result", "origin", "argsrepr", "kwargsrepr", "stamped_headers")
+#: Options that mean something to nobody here.
+_DROPPED = frozenset(["taskset", "unique_for"])
 
 
-def publish(app: Celery, message: TaskMessage, options: dict[str, Any]) -> None:
-    """Send a message to the broker.
+def send(
+    app: Celery, name: str, args: Any, kwargs: Any, task: Any, options: dict[str, Any], ancestors: Any
+) -> tuple[str, bool | None]:
+    """Send a call to the broker; gives its id, and whether its result is ignored.
+
+    Arguments:
+        ancestors: gives root and parent of a call, and may add to its options.
 
     Raises:
         kombu.exceptions.OperationalError: the broker can't be reached.
     """
-    amqp = app.amqp
-    made = _of_protocol_1(amqp, message) if app.conf["task_protocol"] == 1 else _of_protocol_2(app, message)
-    given = {name: options[name] for name in _PUBLISHING if options.get(name) is not None}
-    if message.priority is not None:
-        given["priority"] = message.priority
-    if message.expires is not None:
+    amqp, conf = app.amqp, app.conf
+    options = dict(options)
+    take = options.pop
+    task_id = take("task_id", None) or uuid()
+    root_id, parent_id = take("root_id", None), take("parent_id", None)
+    eta, countdown, expires = take("eta", None), take("countdown", None), take("expires", None)
+    limits = take("time_limit", None), take("soft_time_limit", None)
+    group_id, group_index = take("group_id", None), take("group_index", None)
+    retries, chord, chain = take("retries", None) or 0, take("chord", None), take("chain", None)
+    links = _several(take("link", None)), _several(take("link_error", None))
+    reply_to, shadow = take("reply_to", None) or app.thread_oid, take("shadow", None)
+    nesting = take("replaced_task_nesting", None) or 0
+    router, route_name = take("router", None), take("route_name", None) or name
+    producer, connection = take("producer", None), take("connection", None)
+    if router is None:  # else it was asked already
+        options = amqp.router.route(options, route_name, args, kwargs, task)
+    root_id, parent_id = ancestors(task_id, root_id, parent_id, options)
+    said = {key: options.pop(key, None) for key in _OF_THE_MESSAGE}
+    stamps = {stamp: options.pop(stamp, None) for stamp in said["stamped_headers"] or ()}
+    publishing = {key: value for key, value in options.items() if value is not None and key not in _DROPPED}
+    if (eta or countdown) and delays.natively(app):
+        countdown = countdown or (_moment(app, eta) - _now(app)).total_seconds()
+        publishing = delays.readdressed(publishing, countdown)
+    if expires is not None:
         # so that the broker itself drops it, where it can
-        given["expiration"] = _seconds_until(message.expires)
-    with app.producer_or_acquire(options.get("producer")) as producer:
-        app.backend.on_task_call(producer, message.id)
-        with producer.connection._reraise_as_library_errors():
-            amqp.send_task_message(
-                producer, message.task, made, serializer=message.serializer, **_where(app, message, options), **given
-            )
+        publishing["expiration"] = max((_moment(app, expires) - _now(app)).total_seconds(), 0.0)
+    if publishing.get("exchange") and not publishing.get("queue"):
+        _find_behind(amqp, publishing)
+    message = amqp.create_task_message(
+        task_id, name, args, kwargs, countdown or None, eta, group_id, group_index, expires, retries, chord, *links,
+        reply_to, *limits, conf["task_send_sent_event"], root_id=root_id, parent_id=parent_id, shadow=shadow,
+        chain=chain, replaced_task_nesting=nesting, **said, **stamps,
+    )  # fmt: skip
+    if connection is not None and producer is None:
+        producer = amqp.Producer(connection, auto_declare=False)
+    with app.producer_or_acquire(producer) as chosen, chosen.connection._reraise_as_library_errors():
+        app.backend.on_task_call(chosen, task_id)
+        amqp.send_task_message(chosen, name, message, **publishing)
+    return task_id, said["ignore_result"]
 
 
-def _where(app: Celery, message: TaskMessage, options: dict[str, Any]) -> dict[str, Any]:
-    """Where and how the message goes, as far as that isn't the queue's own affair."""
-    queue = _queue_of(app, message, options)
-    own = {None, getattr(queue, "name", None), getattr(queue, "routing_key", None)}
-    said = {
-        "exchange": message.exchange if not options.get("queue") else None,
-        "routing_key": message.routing_key if queue is None or message.routing_key not in own else None,
-        "compression": message.compression,
-        "delivery_mode": message.delivery_mode,
-    }
-    return {"queue": queue, **{name: value for name, value in said.items() if value is not None}}
+def _find_behind(amqp: Any, publishing: dict[str, Any]) -> None:
+    """Declare the queues behind an exchange, as far as they are known: without them it may not be there.
+
+    A direct exchange without a routing key leads nowhere: as with Celery, the message goes to the default queue.
+    """
+    exchange = publishing["exchange"]
+    wanted = getattr(exchange, "name", exchange)
+    behind = [queue for queue in amqp.queues.values() if queue.exchange and queue.exchange.name == wanted]
+    kinds = {publishing.get("exchange_type") or getattr(exchange, "type", None)} - {None}
+    kinds = kinds or {queue.exchange.type for queue in behind} or {"direct"}
+    if kinds == {"direct"} and not publishing.get("routing_key"):
+        del publishing["exchange"]
+    elif behind:
+        publishing.setdefault("declare", behind)
 
 
-def _seconds_until(moment: Any) -> float:
-    when = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=timezone.utc)
-    return max((when - datetime.now(timezone.utc)).total_seconds(), 0.0)
+def _now(app: Celery) -> datetime:
+    now: datetime = app.now()
+    return now.astimezone(timezone.utc)
 
 
-def _queue_of(app: Celery, message: TaskMessage, options: dict[str, Any]) -> Any:
-    """The queue to declare, and to send to; none where the caller has named an exchange."""
-    if message.exchange and message.exchange not in app.amqp.queues and not options.get("queue"):
-        found = next((q for q in app.amqp.queues.values() if q.exchange and q.exchange.name == message.exchange), None)
-        if found is None:
-            return None
-    queue = options.get("queue")
-    return queue if queue is not None and not isinstance(queue, str) else app.amqp.queues[message.queue]
+def _moment(app: Celery, value: Any) -> datetime:
+    """A moment in UTC; a number or a timedelta counts from now, and a naive time is in the app's zone."""
+    if isinstance(value, timedelta):
+        return _now(app) + value
+    if isinstance(value, (int, float)):
+        return _now(app) + timedelta(seconds=value)
+    when = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return (when if when.tzinfo is not None else when.replace(tzinfo=app.timezone)).astimezone(timezone.utc)
 
 
-def _of_protocol_2(app: Celery, message: TaskMessage) -> Any:
-    properties = message.protocol_properties()
-    properties["reply_to"] = properties["reply_to"] or app.thread_oid
-    return task_message(message.protocol_headers(), properties, message.body, _event(app, message))
-
-
-def _event(app: Celery, message: TaskMessage) -> dict[str, Any] | None:
-    if not app.conf["task_send_sent_event"]:
+def _several(value: Any) -> list[Any] | None:
+    if value is None:
         return None
-    headers = message.protocol_headers()
-    return {
-        "uuid": message.id,
-        "root_id": message.root_id,
-        "parent_id": message.parent_id,
-        "name": message.task,
-        "args": headers["argsrepr"],
-        "kwargs": headers["kwargsrepr"],
-        "retries": message.retries,
-        "eta": headers["eta"],
-        "expires": headers["expires"],
-    }
-
-
-def _of_protocol_1(amqp: Any, message: TaskMessage) -> Any:
-    hard, soft = message.timelimit
-    return amqp.as_task_v1(
-        message.id,
-        message.task,
-        message.args,
-        message.kwargs,
-        eta=message.eta,
-        expires=message.expires,
-        group_id=message.group,
-        group_index=message.group_index,
-        retries=message.retries,
-        chord=message.chord,
-        callbacks=message.callbacks,
-        errbacks=message.errbacks,
-        reply_to=message.reply_to or amqp.app.thread_oid,
-        time_limit=hard,
-        soft_time_limit=soft,
-    )
+    return list(value) or None if isinstance(value, (list, tuple)) else [value]

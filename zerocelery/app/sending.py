@@ -11,6 +11,7 @@ import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
+from inspect import ismethod
 from typing import Any
 
 import msgspec
@@ -477,17 +478,18 @@ class Sender:
         self, name: str, args: Any, kwargs: Any, task: Any, options: dict[str, Any]
     ) -> tuple[str, int | None, Any]:
         """Send one call with any options; gives its id, the token to wait with, and whether its result is ignored."""
-        message = self.compose(name, args, kwargs, task, options)
         if not self.app.has_node:
-            from zerocelery.app.publish import publish
+            from zerocelery.app import publish
 
-            if message.unique is not None:
+            unique = unique_key(options.pop("unique_key", None), name, args, kwargs)
+            if unique is not None:
                 raise ImproperlyConfigured(
-                    f"unique_key={message.unique!r} needs a node (zmq://), which refuses a second message with it: "
+                    f"unique_key={unique!r} needs a node (zmq://), which refuses a second message with it: "
                     "brokers can't"
                 )
-            publish(self.app, message, options)
-            return message.id, None, message.ignore_result
+            task_id, ignored = publish.send(self.app, name, args, kwargs, task, options, self._ancestors)
+            return task_id, None, ignored
+        message = self.compose(name, args, kwargs, task, options)
         message = self._announce(message, options)
         prepared = self.prepare(message, task)
         token = self.dispatch(prepared)
@@ -708,9 +710,11 @@ def send_by_name(app: Celery, name: str, args: Any, kwargs: Any, options: dict[s
     if task is None:
         if app.conf["task_always_eager"]:
             warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=3)
-        task = app._tasks.get(name)
-        if task is not None:
-            options = {**task._get_exec_options(), **options}
+        registry = app._tasks
+        task = registry[name] if name in registry else None  # noqa: SIM401  people's own need not have get()
+        own = getattr(task, "_get_exec_options", None)
+        if ismethod(own):  # of a task, and not of a class of tasks
+            options = {**own(), **options}
     make = options.pop("result_cls", None) or app.AsyncResult
     add_to_parent = options.pop("add_to_parent", True)
     task_id, token, ignored = app.sender.send(name, args, kwargs, task, options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from zerocelery.app import delays
 from zerocelery.app.taskevents import unpack
 from zerocelery.engine.errors import EngineError
 from zerocelery.engine.station import Station
@@ -62,6 +63,7 @@ class Mailbox:
     def __init__(self, app: Celery, desk: Desk, connection: Any, address: str, tasks: Any) -> None:
         self.app = app
         self.desk = desk
+        self._connection = connection
         desk.task_consumer = tasks
         self._consumer: Any = None
         if not desk.answers:
@@ -95,8 +97,11 @@ class Mailbox:
             if not wanted:
                 tasks.cancel_by_queue(name)
             elif not tasks.consuming_from(name):
-                tasks.add_queue(self.app.amqp.queues[name])
+                queue = self.app.amqp.queues[name]
+                tasks.add_queue(queue)
                 tasks.consume()
+                if self.app.conf["worker_detect_quorum_queues"] and delays.natively(self.app, self._connection):
+                    delays.tie(self._connection, queue)
 
     def publish_events(self) -> None:
         """Publish what the pool has said since the last time."""
