@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import operator
 import os
 import threading
@@ -11,6 +12,8 @@ import pytest
 
 from zerocelery import signals
 from zerocelery.concurrency import get_implementation, prefork
+
+from ..conftest import Sandbox
 
 
 @pytest.mark.parametrize("name", ["prefork", "threads", "solo"])
@@ -52,9 +55,35 @@ def test_a_prefork_pool_tells_of_a_process_that_was_ended() -> None:
     assert type(lost[0].exception).__name__ == "WorkerLostError"
 
 
-def test_there_are_no_green_pools_and_the_error_says_what_to_take() -> None:
-    with pytest.raises(ImportError, match="take threads, as in -P threads"):
-        get_implementation("gevent")
+GREEN = """
+import sys, time
+from zerocelery.concurrency.green import maybe_patch_concurrency
+
+maybe_patch_concurrency(["-P", sys.argv[1]])
+from zerocelery.concurrency import get_implementation
+
+pool = get_implementation(sys.argv[1])(2)
+pool.start()
+pids, told = [], []
+pool.apply_async(time.sleep, (60,), accept_callback=lambda pid, moment: pids.append(pid))
+began = time.monotonic()
+for _ in range(4):
+    pool.grow()
+    pool.apply_async(time.sleep, (0.2,), callback=told.append)
+time.sleep(0.1)
+pool.terminate_job(pids[0])
+pool.shrink(5)
+pool.stop()
+print(told, pool.num_processes, pool.is_green, pool.task_join_will_block, 0.2 <= time.monotonic() - began < 5)
+"""
+
+
+@pytest.mark.parametrize("name", ["gevent", "eventlet"])
+def test_a_green_pool_grows_shrinks_and_ends_a_call(sandbox: Sandbox, name: str) -> None:
+    if os.environ.get("CI") != "true" and importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    out = sandbox.run(GREEN, name)
+    assert out.splitlines()[-1] == "[None, None, None, None] 1 True False True"
 
 
 def test_a_process_ends_with_its_signal() -> None:

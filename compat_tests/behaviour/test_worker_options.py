@@ -209,7 +209,6 @@ def test_a_worker_of_spawned_processes(sandbox: Sandbox, call: Callable[..., Any
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-P", "eventlet"], "there is no eventlet pool"),
         (["-P", "what"], "there is no pool 'what'"),
         (["-c", "x"], "is no number of tasks at a time"),
         (["--autoscale", "x"], "write most,least, as in 10,3"),

@@ -1,7 +1,8 @@
 """``async def`` tasks: run by an event loop, in whatever pool the worker has.
 
 Each thread that runs tasks keeps one loop for all of them, so connections that belong to a loop live on from task to
-task. A soft time limit is raised within the coroutine, where it waits.
+task. A soft time limit is raised within the coroutine, where it waits. Among green threads (gevent, eventlet) each
+coroutine has a thread of the system's, and a loop, for itself.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import threading
 from typing import Any
 
 from zerocelery.app import sharedloop
+from zerocelery.engine.green import current_hub
+from zerocelery.transport.waiting import native_selector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
+
+    from zerocelery.engine.green import Hub
 
 __all__ = ("run",)
 
@@ -78,6 +83,9 @@ def run(coroutine: Coroutine[Any, Any, Any], *, keep: bool = True) -> Any:
     Arguments:
         keep: by this thread's own loop, which is kept; else by one of its own.
     """
+    hub = current_hub()
+    if hub is not None:
+        return _run_outside(hub, coroutine)
     if asyncio._get_running_loop() is not None:
         # An eager call within a coroutine: this thread is busy with the caller's loop.
         return _run_beside(coroutine)
@@ -90,6 +98,25 @@ def run(coroutine: Coroutine[Any, Any, Any], *, keep: bool = True) -> Any:
         return _run_in(loop, coroutine)
     finally:
         loop.close()
+
+
+def _run_outside(hub: Hub, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run it in a thread of the system's: a loop belongs to one of these, and all green threads share theirs."""
+    context = contextvars.copy_context()
+
+    def outside() -> tuple[Any, BaseException | None]:
+        loop = asyncio.SelectorEventLoop(native_selector())
+        try:
+            return context.run(_run_in, loop, coroutine), None
+        except BaseException as error:  # raised where the call was made
+            return None, error
+        finally:
+            loop.close()
+
+    value, error = hub.outside(outside)
+    if error is not None:
+        raise error
+    return value
 
 
 def _run_in(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -64,6 +64,7 @@ from zerocelery.engine.producer import Producer
 from zerocelery.engine.strategy import Outcome
 from zerocelery.engine.worker import Worker
 from zerocelery.exceptions import InvalidTaskError, TaskRevokedError, WorkerLostError
+from zerocelery.transport.waiting import read_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -620,8 +621,7 @@ class Intake:
         return str(self.app.conf["task_default_queue"])
 
     def _hear(self, consumer: Any) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._rest += os.read(self._words, 65536)
+        self._rest += read_now(self._words, 65536)
         *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
             word, _, tag = line.decode().partition(" ")

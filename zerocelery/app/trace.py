@@ -928,6 +928,8 @@ class AppStrategy:
         self._worker = worker
         if worker.has_process:
             timelimits.enforce()
+        elif worker.hub is not None:
+            timelimits.enforce_green()
         self.events.attach(worker)
 
     def told(self, body: bytes) -> None:

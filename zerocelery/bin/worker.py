@@ -32,17 +32,14 @@ if TYPE_CHECKING:
 
 AUTO_CONCURRENCY = "auto"
 
-#: Celery's names for pools, and whether they are here.
-_POOLS = ("prefork", "processes", "threads", "solo", "asyncio")
-_GREEN_POOLS = ("eventlet", "gevent")
+#: Celery's names for pools, and asyncio.
+_POOLS = ("prefork", "processes", "threads", "solo", "asyncio", "gevent", "eventlet")
 
 
 def worker_pool(value: str) -> str:
     """A pool by Celery's name for it; one that isn't here is answered with what to take."""
-    if value in _GREEN_POOLS:
-        raise click.BadParameter(f"there is no {value} pool: take asyncio or threads, as in -P threads -c 100")
     if value not in _POOLS:
-        raise click.BadParameter(f"there is no pool {value!r}: take prefork, threads, asyncio or solo")
+        raise click.BadParameter(f"there is no pool {value!r}: take {', '.join(_POOLS)}")
     return "prefork" if value == "processes" else value
 
 
@@ -193,7 +190,7 @@ _pool_options = add_options(
         "-c", "--concurrency", type=concurrency_number, metavar="NUMBER",
         help="Tasks at a time. Default: one for each processor.",
     ),
-    _pool_option("-P", "--pool", type=worker_pool, metavar="POOL", help="prefork, threads, asyncio or solo."),
+    _pool_option("-P", "--pool", type=worker_pool, metavar="POOL", help=f"{', '.join(_POOLS)}."),
     _pool_option("-E", "--task-events", "--events", "task_events", is_flag=True, default=None, help="Send events."),
     _pool_option("--time-limit", type=float, help="Seconds after which a task's process is killed and replaced."),
     _pool_option("--soft-time-limit", type=float, help="Seconds after which a task gets SoftTimeLimitExceeded."),
@@ -287,6 +284,11 @@ def worker(
     place = node_format(pidfile, name) if pidfile else None
     with _said_clearly(), pid_file(place, what="worker"), serving(metrics, url, name):
         code = program.start()
+    if program.pool is not None and program.pool.has_threads and not program.shutdown.restarts:
+        # They can't be ended, but the process can; nobody waits for what they still do.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     if program.shutdown.restarts:
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command

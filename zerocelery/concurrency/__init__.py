@@ -40,8 +40,6 @@ def get_implementation(cls: Any) -> Any:
     Raises:
         ImportError: it isn't there, or needs what isn't installed.
     """
-    if cls in ("eventlet", "gevent"):
-        raise ImportError(f"there is no {cls} pool: take threads, as in -P threads -c 100, or asyncio")
     return symbol_by_name(cls, ALIASES)
 
 

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from zerocelery.concurrency import get_implementation
+from zerocelery.transport.waiting import keep_native
+
+#: The pools of green threads; each is the name of the package, and of the extra that brings it.
+GREEN = ("gevent", "eventlet")
+
+
+def require_patched(kind: str) -> None:
+    """See to it that gevent or eventlet is there, and has patched what blocks.
+
+    Raises:
+        ImportError: it is not; the message says what to do.
+    """
+    module = "gevent.monkey" if kind == "gevent" else "eventlet.patcher"
+    try:
+        patcher = importlib.import_module(module)
+    except ImportError as error:
+        raise _missing(kind, error) from error
+    patched = patcher.is_module_patched("socket") if kind == "gevent" else patcher.is_monkey_patched("socket")
+    if not patched:
+        raise ImportError(
+            f"{kind} has not patched what blocks, and now it is too late: choose this pool on the command line, as in "
+            f"worker -P {kind}, and not by worker_pool"
+        )
+
+
+def _missing(kind: str, error: ImportError) -> ImportError:
+    return ImportError(f"a {kind} pool needs {kind}: pip install 'zerocelery[{kind}]' ({error})")
 
 
 def _find_option_with_arg(
@@ -30,15 +58,27 @@ def _find_option_with_arg(
 
 
 def _patch_gevent() -> None:
-    import gevent.monkey  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    try:
+        import gevent.monkey
+    except ImportError as error:
+        raise _missing("gevent", error) from error
 
     gevent.monkey.patch_all()
 
 
 def _patch_eventlet() -> None:
-    import eventlet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    try:
+        import eventlet
+        import eventlet.debug
+    except ImportError as error:
+        raise _missing("eventlet", error) from error
 
     eventlet.monkey_patch()
+    # Sockets of ZeroMQ tell by one descriptor both that there is something to read and that there is room to write.
+    eventlet.debug.hub_prevent_multiple_readers(False)
+    blocking = float(os.environ.get("EVENTLET_NOBLOCK") or 0)
+    if blocking:
+        eventlet.debug.hub_blocking_detection(True, blocking)
 
 
 def maybe_patch_concurrency(
@@ -57,7 +97,7 @@ def maybe_patch_concurrency(
         patches: what to call, by pool.
 
     Raises:
-        ImportError: gevent or eventlet is not installed, or there is no such pool here.
+        ImportError: gevent or eventlet is not installed.
     """
     argv = sys.argv if argv is None else argv
     patches = {"eventlet": _patch_eventlet, "gevent": _patch_gevent} if patches is None else patches
@@ -67,5 +107,8 @@ def maybe_patch_concurrency(
         return
     patch = patches.get(pool)
     if patch is not None:
+        keep_native()
         patch()
+        from zerocelery.concurrency import get_implementation
+
         get_implementation(pool)

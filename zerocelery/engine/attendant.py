@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import select
+import math
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Final, Protocol
+
+from zerocelery.transport import waiting
 
 if TYPE_CHECKING:
     from zerocelery.engine.pool import Supervisor
@@ -38,24 +41,32 @@ class AttendantThread:
 
     def __init__(self, attendant: Attendant) -> None:
         self.attendant = attendant
-        self._over = threading.Event()
+        self._over = False
         self._thread = threading.Thread(target=self._run, name="zerocelery-attendant", daemon=True)
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def start(self) -> None:
         self._thread.start()
 
     def _run(self) -> None:
         attendant = self.attendant
-        while not self._over.is_set():
+        while not self._over:
             wait = max(0.0, min(attendant.patience() - time.monotonic(), 1.0))
+            poller = waiting.poll()
+            poller.register(self._wake_read, waiting.READ)
             fd = attendant.fileno()
             if fd < 0:
-                self._over.wait(min(wait, _LOOK))
+                wait = min(wait, _LOOK)
             else:
-                select.select([fd], [], [], wait)
+                poller.register(fd, waiting.READ)
+            poller.poll(math.ceil(wait * 1000))
             attendant.attend()
 
     def stop(self) -> None:
         """Return when it attends to nothing any more."""
-        self._over.set()
+        self._over = True
+        os.write(self._wake_write, b".")
         self._thread.join(timeout=2.0)
+        if not self._thread.is_alive():
+            os.close(self._wake_read)
+            os.close(self._wake_write)

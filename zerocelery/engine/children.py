@@ -36,7 +36,7 @@ _RESTART_PAUSE_MOST: Final = 5.0
 _SOON: Final = 1.0
 
 #: A child that is to end at once may clean up for so long, then it is killed (seconds).
-_CLEAN_UP: Final = 0.5
+CLEAN_UP: Final = 0.5
 
 #: How long a stopped process may take to be seen as stopped (seconds): one that waits for a disk does nothing else.
 _STOPS_WITHIN: Final = 0.1
@@ -293,7 +293,7 @@ class Children:
         finally:
             _signal(process, signal.SIGCONT)
         if number in _MEAN_END:
-            self.ended[slot] = time.monotonic() + _CLEAN_UP
+            self.ended[slot] = time.monotonic() + CLEAN_UP
         return True
 
     def restart(self) -> None:
@@ -318,7 +318,7 @@ class Children:
                 _signal(process, signal.SIGTERM)
         if supervisor.stopping >= 2 and self.told < 2:
             self.told = 2
-            until = time.monotonic() + _CLEAN_UP
+            until = time.monotonic() + CLEAN_UP
             for slot, process in self.slots.items():
                 self._give_cause(slot, SHUTDOWN)
                 _signal(process, END_SIGNAL)

@@ -501,7 +501,7 @@ class Collector:
                 self._open(raw)
             for raw in report.followups:
                 self._follow_up(raw, now)
-            self._record(entry, report, now)
+            self._record(entry, report, now, worker)
             if report.bury:
                 self.keep_dead(entry, [report.bury])
             for ending in report.endings:
@@ -520,7 +520,7 @@ class Collector:
         elif len(self._estimates) < _MAX_NAMES:
             self._estimates[name] = runtime
 
-    def _record(self, entry: Entry, report: wire.Report, now: float) -> None:
+    def _record(self, entry: Entry, report: wire.Report, now: float, worker: WorkerState) -> None:
         """Store a result and send it on; count it where the task is a group's member."""
         result = wire.decode_result_head(report.result)
         if isinstance(result, wire.Malformed):
@@ -528,6 +528,8 @@ class Collector:
             self.fail(entry, "refused", f"the worker's result can't be read: {result.reason}")
             return
         head = entry.head
+        if result.state == wire.REVOKED:  # by the worker itself: its threads are green, and it ends none of them
+            self._tell_terminated(entry, report, worker)
         if report.store:
             self._store(result, report.result, head.keep, now)
             self.publisher.result(result.id, report.result, head.topics, final=result.final)
@@ -799,6 +801,14 @@ class Collector:
         self.publisher.result(head.id, Raw(raw), head.topics, final=True)
         if flags & (wire.MEMBER | wire.AFTERMATH):
             self._follow_loss(entry, raw, now)
+
+    def _tell_terminated(self, entry: Entry, report: wire.Report, worker: WorkerState) -> None:
+        result = wire.decode_result(report.result)
+        loss = None
+        if not isinstance(result, wire.Malformed) and result.content_type == wire.LOSS_TYPE:
+            loss = wire.decode_loss(result.value)
+        if isinstance(loss, wire.Loss):
+            self._tell_station(loss.kind, loss.message, entry, worker)
 
     def _tell_station(self, kind: str, message: str, entry: Entry, worker: WorkerState | None) -> None:
         """Let the pool that had the task, or else one that would have, know that it was revoked."""

@@ -196,9 +196,10 @@ class Losses:
         self._ended.append((self.clock.monotonic() + _LAST_WORDS, worker))
 
     def told(self, worker: WorkerState, lost: wire.Lost) -> None:
-        """Its supervisor says that it has died: that is news where its process can't be seen from here."""
+        """Its supervisor says that it has died: that is news where its process can't be seen from here, or where that
+        lives on without it."""
         worker.obituary = lost
-        if not worker.local and not worker.ending:
+        if not worker.ending and (not worker.local or lost.cause == SHUTDOWN):
             self.process_ended(worker)
 
     def await_return(self, worker: WorkerState) -> None:

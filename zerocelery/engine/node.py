@@ -30,7 +30,7 @@ from zerocelery.engine.errors import AddressError, EngineError, NodeRunning
 from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.journal import Durability, Journal
 from zerocelery.engine.ledger import ARRIVAL_MASK, QUEUE_SHIFT, Ledger
-from zerocelery.engine.processes import LocalProcesses, Processes
+from zerocelery.engine.processes import LocalProcesses, Processes, raise_descriptor_limit
 from zerocelery.engine.publisher import Publisher
 from zerocelery.engine.tenure import take_lock
 from zerocelery.transport.base import NodePort
@@ -380,7 +380,7 @@ def run_node(
     Raises:
         EngineError: it can't be; the message says why and what to do.
     """
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     node = Node(address, durability=durability, limits=limits, embedded=embedded, insecure=insecure)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
@@ -390,15 +390,6 @@ def run_node(
         on_ready(node)
     node.run()
     return 0
-
-
-def _raise_descriptor_limit() -> None:
-    """Each client takes two descriptors, and the system's default allows some hundred clients only."""
-    import resource  # noqa: PLC0415 - Unix only
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,29 +13,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from zerocelery.engine import tenure
+from zerocelery.engine import green, tenure
 from zerocelery.engine.address import Address, parse_address
 from zerocelery.engine.attendant import Attendant, AttendantThread
 from zerocelery.engine.autoscale import Autoscale
-from zerocelery.engine.children import Children, _child_name
+from zerocelery.engine.children import CLEAN_UP, END_SIGNAL, Children, _child_name
 from zerocelery.engine.errors import EngineError
 from zerocelery.engine.nodewatch import NodeWatch
+from zerocelery.engine.processes import raise_descriptor_limit
 from zerocelery.engine.strategy import Strategy
-from zerocelery.engine.worker import Worker
+from zerocelery.engine.worker import Ended, Worker
+from zerocelery.transport import waiting
+from zerocelery.transport.zmq import SharedContext
 
 if TYPE_CHECKING:
     from zerocelery.engine.journal import Durability
 
 logger = logging.getLogger("zerocelery.worker")
 
-PoolKind = Literal["prefork", "threads", "solo"]
+PoolKind = Literal["prefork", "threads", "solo", "gevent", "eventlet"]
 StartMethod = Literal["fork", "spawn"]
 
 
@@ -105,8 +107,11 @@ class Supervisor:
         #: what the process ends with where it can't wait for its threads
         self.exit_status = 0
         self._workers: list[Worker] = []
+        self._solo_thread: threading.Thread | None = None
+        self._hub = green.hub(pool) if pool in green.GREEN else None
         self._keeping = True
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._main_read, self._main_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
         """Work until :meth:`stop`; the exit status.
@@ -121,8 +126,8 @@ class Supervisor:
                 return self.children.run()
             return self._run_threads()
         finally:
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            for fd in (self._wake_read, self._wake_write, self._main_read, self._main_write):
+                os.close(fd)
 
     def stop(self, *, within: float | None = None) -> None:
         """Finish what runs and leave; safe in a signal handler, and when repeated.
@@ -147,14 +152,26 @@ class Supervisor:
         for worker in self._workers:
             worker.stop()
         self._wake()
-        if self.pool != "prefork" and any(worker.since for worker in self._workers):
-            self._end_threads()
+        if self.pool == "solo":
+            self._end_solo()
+        self._rouse()
 
-    def _end_threads(self) -> None:
-        """A thread can't be ended, but the process can; the node settles what it was running."""
-        for worker in self._workers:
-            worker.give_cause_of_shutdown()
-        os._exit(self.exit_status)
+    def _end_solo(self) -> None:
+        """Interrupt the task where it runs, if that is a thread that can be: the main one."""
+        if not any(worker.since for worker in self._workers):
+            return
+        main = threading.main_thread()
+        if self._solo_thread is threading.current_thread():
+            raise Ended
+        if self._solo_thread is main and main.ident is not None:
+            signal.pthread_kill(main.ident, END_SIGNAL)
+        else:
+            for worker in self._workers:
+                worker.give_up()
+
+    def _on_end_signal(self, *_: object) -> None:
+        if any(worker.since for worker in self._workers):
+            raise Ended
 
     def resize(self, concurrency: int) -> None:
         """Have more or fewer workers; those that are too many finish what they run.
@@ -181,14 +198,33 @@ class Supervisor:
 
     # ── threads and solo ─────────────────────────────────────────────────────────────────────────────────────────────
 
+    def terminate(self, worker_id: str, key: int, number: int) -> bool:
+        """End a task that runs; False where it no longer does, or can't be ended in such a pool.
+
+        Arguments:
+            key: the node's name for the task.
+            number: of the signal: what a green thread gets is an exception, whatever the signal is.
+        """
+        if self.children is not None:
+            return self.children.terminate(worker_id, key, number)
+        worker = next((worker for worker in self._workers if worker.id == worker_id), None)
+        return worker is not None and worker.stop_task(key, number)
+
+    @property
+    def can_terminate(self) -> bool:
+        """Whether a task that runs can be ended."""
+        return self.children is not None or self._hub is not None
+
     def _run_threads(self) -> int:
+        raise_descriptor_limit()
         strategy = self.strategy_factory()
         count = 1 if self.pool == "solo" else self.concurrency
         joined = _Countdown(count, self.on_ready)
+        links = SharedContext()
         for index in range(count):
             worker = Worker(
                 self.address, strategy, queues=self.queues, name=_child_name(self.name, index, count),
-                on_joined=joined.down,
+                on_joined=joined.down, link=links.link, hub=self._hub,
             )  # fmt: skip
             self._workers.append(worker)
         if self.stopping:
@@ -200,16 +236,23 @@ class Supervisor:
             attending.start()
         keeper = threading.Thread(target=self._keep_node, name="zerocelery-node-watch", daemon=True)
         keeper.start()
-        if self.pool == "solo":
-            self._workers[0].run()
-        else:
-            self._run_in_threads()
-        self._keeping = False
-        self._wake()
-        keeper.join(timeout=1.0)
-        if attending is not None:
-            attending.stop()
-            attending.attendant.end()
+        try:
+            if self.pool == "solo":
+                self._solo_thread = threading.current_thread()
+                if self._solo_thread is threading.main_thread():
+                    signal.signal(END_SIGNAL, self._on_end_signal)
+                self._workers[0].run()
+            else:
+                self._run_in_threads()
+        except Ended:
+            pass  # the task that this very thread ran was ended; the node has been told
+        finally:
+            self._keeping = False
+            self._wake()
+            keeper.join(timeout=1.0)
+            if attending is not None:
+                attending.stop()
+                attending.attendant.end()
         return 0
 
     def _run_in_threads(self) -> None:
@@ -221,30 +264,62 @@ class Supervisor:
             except EngineError as error:
                 failures.append(error)
                 self.stop()
+            except Ended:
+                pass
+            finally:
+                self._rouse()
 
-        threads = [threading.Thread(target=run, args=(w,), name=w.name, daemon=True) for w in self._workers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(timeout=1.0)  # a signal handler runs in between
+        for worker in self._workers:
+            threading.Thread(target=run, args=(worker,), name=worker.name, daemon=True).start()
+        poller = waiting.poll()
+        poller.register(self._main_read, waiting.READ)
+        while self.has_threads and self.stopping < 2:
+            poller.poll(None)  # a signal handler runs in between
+            waiting.read_now(self._main_read)
+        if self.has_threads:
+            self._abandon(poller)
         if failures:
             raise failures[0]
 
+    def _abandon(self, poller: waiting.Poll) -> None:
+        """End what runs. A green task is interrupted, and may clean up; a thread can't be, so it runs on until the
+        process ends, and the node is told that nobody waits for it."""
+        for worker in self._workers:
+            if worker.since and not worker.throw(Ended()):
+                worker.give_up()
+        until = time.monotonic() + CLEAN_UP
+        while self.has_threads and self.stopping < 3 and (left := until - time.monotonic()) > 0:
+            if self._hub is None and all(worker.since for worker in self._workers if not worker.left):
+                break  # those that had nothing to do have left
+            poller.poll(max(1, int(left * 1000)))
+            waiting.read_now(self._main_read)
+        for worker in self._workers:
+            if worker.since and not worker.left:
+                worker.give_up()
+
+    @property
+    def has_threads(self) -> bool:
+        """Whether any of its threads has not left; after :meth:`run` these are such as can't be ended."""
+        return any(not worker.left for worker in self._workers)
+
+    def _rouse(self) -> None:
+        """Wake the thread that waits for the others."""
+        with contextlib.suppress(OSError):
+            os.write(self._main_write, b".")
+
     def _keep_node(self) -> None:
         watch = NodeWatch(self.address)
-        poller = select.poll()
-        poller.register(self._wake_read, select.POLLIN)
+        poller = waiting.poll()
+        poller.register(self._wake_read, waiting.READ)
         while self._keeping and not all(worker.left for worker in self._workers):
             fd = watch.fd()
             if fd >= 0:
-                poller.register(fd, select.POLLIN)
+                poller.register(fd, waiting.READ)
             woken = {ready for ready, _ in poller.poll(None if fd >= 0 else int(watch.patience() * 1000))}
             if fd >= 0:
                 poller.unregister(fd)
             if self._wake_read in woken:  # to stop; until all have left, their last reports need a node
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_read, 4096)
+                waiting.read_now(self._wake_read)
             watch.revive(self.durability)
         watch.close()
 

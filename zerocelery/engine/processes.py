@@ -13,6 +13,7 @@ import ctypes
 import logging
 import mmap
 import os
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,13 @@ def boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
+
+
+def raise_descriptor_limit() -> None:
+    """Each client takes two descriptors, and each worker six; the system's default allows some hundred of them only."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def started(pid: int) -> int:

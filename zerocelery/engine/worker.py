@@ -30,6 +30,7 @@ from zerocelery.engine.address import Address, parse_address
 from zerocelery.engine.board import Row
 from zerocelery.engine.errors import CallableError, VersionMismatch
 from zerocelery.engine.failpoints import failpoint
+from zerocelery.engine.green import Exposure, Hub
 from zerocelery.engine.processes import SHUTDOWN, Word, give_cause, host_id, started
 from zerocelery.engine.strategy import Outcome, Strategy, failure, success
 from zerocelery.transport.base import WorkerLink
@@ -48,6 +49,9 @@ _TOGETHER_BYTES: Final = 512 << 10
 #: A task that runs for longer than this holds nothing up: what is finished leaves, what waits is handed back (seconds).
 _LONG: Final = 0.02
 
+#: It is looked after ever more rarely, in the end this often: there may be a thousand of them (seconds).
+_LOOK_AT_MOST: Final = 0.1
+
 #: The watch goes to sleep after this many ticks in which nothing ran.
 _IDLE_TICKS: Final = 10
 
@@ -60,6 +64,9 @@ _FAREWELL: Final = 30.0
 #: A task that runs for long says this often that its worker lives: a node elsewhere can't see the process (seconds).
 _BEAT: Final = 1.0
 
+#: A green thread that goes on after it was told to end is told again this often (seconds).
+_INSIST: Final = 1.0
+
 _PAGE: Final = resource.getpagesize()
 
 _current = threading.local()
@@ -67,6 +74,18 @@ _current = threading.local()
 
 class Ended(KeyboardInterrupt):
     """Raised in the task that runs when its process is ended at once: it may clean up, but reports nothing."""
+
+
+class Stopped(Ended):
+    """Raised in a green thread whose task is ended by somebody: it ends as revoked.
+
+    Arguments:
+        number: of the signal that stands for it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def current_worker() -> Worker | None:
@@ -88,7 +107,8 @@ class Worker:
         row: where the pool's process looks for a time limit, and whether this is busy.
         counts: whether the pool wants to know who is busy.
         supervisor: pid of the process that starts another worker when this one dies; 0: none.
-        link: makes the transport; for tests.
+        link: makes the transport.
+        hub: switches between this worker's thread and others, where they are green.
     """
 
     def __init__(
@@ -105,6 +125,7 @@ class Worker:
         supervisor: int = 0,
         on_joined: Callable[[], None] | None = None,
         link: Callable[[Address, str], WorkerLink] | None = None,
+        hub: Hub | None = None,
     ) -> None:
         self.address = parse_address(address)
         self.strategy = strategy
@@ -143,10 +164,17 @@ class Worker:
         self._counts = row if counts else None
         self._limited = False
         self._interrupt: Callable[[], object] | None = None
+        self.hub = hub
+        self._exposure: Exposure | None = None
+        self._insists: Callable[[], BaseException] | None = None
         if row is not None:
             row.sign(self.id)
         #: when the running task is to be interrupted (monotonic), 0.0: never; read by the watch
         self.interrupt_at = 0.0
+        #: when a green thread that goes on is to be told to end (monotonic), 0.0: never; read by the watch
+        self.insist_at = 0.0
+        #: when the watch has looked after it last (monotonic)
+        self.looked_at = 0.0
         #: when the running task began (monotonic), 0.0 between tasks; read by the watch
         self.since = 0.0
         #: streams to which nobody listens
@@ -181,6 +209,8 @@ class Worker:
             self._leave()
         except Ended:
             self._flush(busy=True)  # what had been finished is; the task that ran is the node's to settle
+            if not self.has_process:
+                self.give_up()
             raise
         finally:
             self.left = True
@@ -203,6 +233,14 @@ class Worker:
         """Tell the node that this process is ended on purpose."""
         if self._word.path:
             give_cause(Path(self._word.path), SHUTDOWN)
+
+    def give_up(self) -> None:
+        """Tell the node that the running task will not be finished, as if this worker were lost: its process, which is
+        not one of a pool's, may live on for a while."""
+        key = self._running_key
+        if key >= 0:
+            self.give_cause_of_shutdown()
+            self._send(wire.Lost(self.id, key, SHUTDOWN, 0.0))
 
     def _join(self) -> None:
         with self.lock:
@@ -418,6 +456,10 @@ class Worker:
             failpoint("worker.after_run")
             outcome = value if type(value) is Outcome else success(value)
             return self._report(entry.key, task.id, outcome, time.perf_counter() - began)
+        except Stopped as error:
+            loss = wire.Loss("terminated", str(error.number))
+            outcome = self._outcome_of_ours(task.id, loss, wire.REVOKED)
+            return self._report(entry.key, task.id, outcome, time.perf_counter() - began)
         except Ended:
             raise
         except BaseException as error:  # whatever a task does, or packing what it returned: its end is reported
@@ -438,19 +480,19 @@ class Worker:
                 f"{self._limit:,} (its --max-message): return a path or a key instead of the data, or start the node "
                 "with a larger limit",
             )  # fmt: skip
-            return self._report(key, task_id, self._failure_of_ours(task_id, loss), runtime)
+            return self._report(key, task_id, self._outcome_of_ours(task_id, loss, wire.FAILURE), runtime)
         return wire.Report(
             key, runtime, outcome.store, Raw(raw), followups, gathers, list(outcome.endings), outcome.bury
         )
 
-    def _failure_of_ours(self, task_id: str, loss: wire.Loss) -> Outcome:
+    def _outcome_of_ours(self, task_id: str, loss: wire.Loss, state: str) -> Outcome:
         """The running task's end where it is not its strategy that says so."""
         value, task = wire.encode(loss), self._running
         followups: tuple[wire.Task, ...] = ()
         if task is not None and task.flags & wire.AFTERMATH:
-            raw = wire.encode_result(task_id, wire.FAILURE, True, wire.LOSS_TYPE, value, b"", time.time())
+            raw = wire.encode_result(task_id, state, True, wire.LOSS_TYPE, value, b"", time.time())
             followups = (wire.aftermath(task, raw),)
-        return Outcome(wire.FAILURE, value, wire.LOSS_TYPE, followups=followups)
+        return Outcome(state, value, wire.LOSS_TYPE, followups=followups)
 
     def _revoked(self) -> None:
         """The node took the lease away (this process was stopped for long): ask what is still its own."""
@@ -502,7 +544,7 @@ class Worker:
     def unlimit(self) -> None:
         """The task that was limited has ended."""
         self._limited = False
-        self.interrupt_at = 0.0
+        self.interrupt_at = self.insist_at = 0.0
         if self._row is not None:
             self._row.end()
 
@@ -512,6 +554,42 @@ class Worker:
         interrupt = self._interrupt
         if interrupt is not None:
             interrupt()
+
+    # ── in a green thread ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def expose(self, exposure: Exposure | None) -> None:
+        """Exceptions may be raised in the running task, until None is given; called by its strategy."""
+        self._exposure = exposure
+
+    def throw(self, error: BaseException) -> bool:
+        """Raise this in the running task, where it waits; False where that can't be done."""
+        exposure = self._exposure
+        if exposure is not None:
+            exposure.throw(error)
+        return exposure is not None
+
+    def insist(self, error: Callable[[], BaseException], after: float = 0.0) -> None:
+        """Raise this in the running task after so many seconds, and again and again while it goes on."""
+        self._limited = True
+        self._insists = error
+        self.insist_at = time.monotonic() + after
+
+    def insist_again(self) -> None:
+        """Called by the watch when it is time."""
+        self.insist_at += _INSIST
+        if self._insists is not None:
+            self.throw(self._insists())
+
+    def stop_task(self, key: int, number: int) -> bool:
+        """End the running task, if it is this one, as revoked; False where it can't be.
+
+        Arguments:
+            number: of the signal that stands for it.
+        """
+        if not self.since or self._running_key != key or self._exposure is None:
+            return False
+        self.insist(lambda: Stopped(number))
+        return True
 
     # ── while a task runs ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -646,7 +724,10 @@ class Watch:
                     idle = 0
                     if 0.0 < worker.interrupt_at <= now:
                         worker.interrupt()
-                    if now - since > _LONG:
+                    if 0.0 < worker.insist_at <= now:
+                        worker.insist_again()
+                    if now - max(since, worker.looked_at) > min(_LOOK_AT_MOST, max(_LONG, (now - since) / 2)):
+                        worker.looked_at = now
                         worker.unblock()
 
 

@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -17,7 +18,7 @@ import zmq
 
 from zerocelery.engine.address import Address, check_directory
 from zerocelery.engine.errors import AddressError, NodeRunning, NodeUnreachable
-from zerocelery.transport import curve
+from zerocelery.transport import curve, waiting
 
 logger = logging.getLogger("zerocelery.node")
 
@@ -123,6 +124,16 @@ def _context(needs: int) -> zmq.Context[zmq.Socket[bytes]]:
     Raises:
         NodeUnreachable: it has not.
     """
+    _check_descriptors(needs)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    return context
+
+
+def _check_descriptors(needs: int) -> None:
+    """
+    Raises:
+        NodeUnreachable: the process has not this many descriptors to spare.
+    """
     taken: list[int] = []
     try:
         taken.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(needs))
@@ -134,8 +145,6 @@ def _context(needs: int) -> zmq.Context[zmq.Socket[bytes]]:
     finally:
         for fd in taken:
             os.close(fd)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    return context
 
 
 class _Door:
@@ -460,6 +469,7 @@ class ZmqClientLink:
         # Subscriptions beyond the SUB's own send limit vanish, and those topics never match.
         self._sub.sndhwm = 0
         self._sub.rcvtimeo = self._timeout = -1
+        self._green = waiting.is_green()
         self._monitor = self._push.get_monitor_socket(_REFUSALS) if not address.is_ipc else None
         self._problem = ""
         self._sub.connect(address.results)
@@ -473,10 +483,21 @@ class ZmqClientLink:
         return True
 
     def wait_sendable(self, seconds: float) -> bool:
-        return bool(self._push.poll(max(0, int(seconds * 1000)), zmq.POLLOUT))
+        if not self._green:
+            return bool(self._push.poll(max(0, int(seconds * 1000)), zmq.POLLOUT))
+        until = time.monotonic() + seconds
+        while not self._push.poll(0, zmq.POLLOUT):
+            if not waiting.wait_readable(_fd(self._push), until):
+                return False
+        return True
 
     def receive(self, seconds: float) -> bytes | None:
         try:
+            if self._green and seconds > 0:
+                until = time.monotonic() + seconds
+                while not _readable(self._sub) and waiting.wait_readable(_fd(self._sub), until):
+                    pass
+                seconds = 0
             if seconds <= 0:
                 return self._sub.recv(zmq.NOBLOCK) if _readable(self._sub) else None
             timeout = int(seconds * 1000) + 1
@@ -517,6 +538,40 @@ class ZmqClientLink:
 _abandoned: list[object] = []
 
 
+class SharedContext:
+    """One context for all workers of a process: each of its own has two threads, and six descriptors.
+
+    Safe in any number of threads; the context ends with the last of its users.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+
+    def link(self, address: Address, worker_id: str) -> ZmqWorkerLink:
+        """A worker's link that has its socket from here."""
+        return ZmqWorkerLink(address, worker_id, shared=self)
+
+    def take(self) -> zmq.Context[zmq.Socket[bytes]]:
+        _check_descriptors(_WORKER_NEEDS)
+        with self._lock:
+            if self._context is None:
+                self._context = zmq.Context()
+                self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+            self._users += 1
+            return self._context
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._users -= 1
+            context = self._context
+            if self._users or context is None:
+                return
+            self._context = None
+        context.term()
+
+
 class ZmqWorkerLink:
     """A worker's DEALER, with its socket monitor and a pipe to be woken by.
 
@@ -524,15 +579,17 @@ class ZmqWorkerLink:
     under the worker's lock, while the worker's thread is not in ``receive``.
     """
 
-    def __init__(self, address: Address, worker_id: str) -> None:
+    def __init__(self, address: Address, worker_id: str, *, shared: SharedContext | None = None) -> None:
         if address.is_ipc:
             check_directory(address.directory)
-        self._context = _context(_WORKER_NEEDS)
-        self._dealer = self._context.socket(zmq.DEALER)
+        self._shared = shared
+        context = _context(_WORKER_NEEDS) if shared is None else shared.take()
+        self._context = context
         try:
+            self._dealer = context.socket(zmq.DEALER)
             _prepare(self._dealer, address)
         except BaseException:
-            self._context.destroy(linger=0)
+            self._let_go(linger=0)
             raise
         # The id stays the same over reconnects: the node finds the worker's leases again.
         self._dealer.routing_id = worker_id.encode()
@@ -544,10 +601,10 @@ class ZmqWorkerLink:
         # not noticed.
         _readable(self._monitor)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poller = select.poll()
-        self._poller.register(_fd(self._dealer), select.POLLIN)
-        self._poller.register(_fd(self._monitor), select.POLLIN)
-        self._poller.register(self._wake_read, select.POLLIN)
+        self._poller = waiting.poll()
+        self._poller.register(_fd(self._dealer), waiting.READ)
+        self._poller.register(_fd(self._monitor), waiting.READ)
+        self._poller.register(self._wake_read, waiting.READ)
         self._closed = threading.Event()
         self._dealer.connect(address.leases)
 
@@ -565,8 +622,7 @@ class ZmqWorkerLink:
             return frame
         for fd, _ in self._poller.poll(None if seconds is None else int(seconds * 1000) + 1):
             if fd == self._wake_read:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(fd, 4096)
+                waiting.read_now(fd)
         return self.drain()
 
     def drain(self) -> bytes | None:
@@ -579,10 +635,11 @@ class ZmqWorkerLink:
     def reconnected(self) -> bool:
         fresh = False
         try:
-            while True:
+            while _readable(self._monitor):
                 fresh = _event(self._monitor)[0] == zmq.EVENT_HANDSHAKE_SUCCEEDED or fresh
         except zmq.Again:
-            return fresh
+            pass
+        return fresh
 
     def wake(self) -> None:
         if not self._closed.is_set():
@@ -592,6 +649,16 @@ class ZmqWorkerLink:
     def close(self, *, linger: float = 0.0) -> None:
         self._closed.set()
         self._dealer.disable_monitor()
-        self._context.destroy(linger=int(linger * 1000))
+        self._monitor.close(linger=0)
+        self._let_go(linger=int(linger * 1000))
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def _let_go(self, *, linger: int) -> None:
+        if self._shared is None:
+            self._context.destroy(linger=linger)
+            return
+        dealer = getattr(self, "_dealer", None)
+        if dealer is not None:
+            dealer.close(linger=linger)
+        self._shared.give_back()

@@ -285,7 +285,7 @@ def _ended(state: Any, running: list[Any], signal: Any) -> dict[str, Any]:
     except ValueError as error:
         return nok(str(error))
     if running and not state.consumer.can_terminate:
-        return nok("a task can be ended in a prefork pool only: the others have no process of its own for it")
+        return nok("a task that runs can be ended in prefork, gevent and eventlet pools only; it is flagged as revoked")
     ended = [task.id for task in running if state.consumer.terminate(task, number)]
     for task_id in ended:
         logger.info("Terminating %s (%s)", task_id, _signals.Signals(number).name)

@@ -141,12 +141,11 @@ class Consumer:
     @property
     def can_terminate(self) -> bool:
         """Whether a task that runs can be ended."""
-        return self._desk.supervisor.children is not None
+        return self._desk.supervisor.can_terminate
 
     def terminate(self, task: HeldTask, number: int) -> bool:
-        """Send a signal to the process that runs a task; False where it no longer does."""
-        children = self._desk.supervisor.children
-        return children is not None and children.terminate(task.worker_id, task.key, number)
+        """Send a signal to the process that runs a task, or end its green thread; False where it no longer does."""
+        return self._desk.supervisor.terminate(task.worker_id, task.key, number)
 
     def events_changed(self) -> None:
         """Events of tasks were turned on or off."""

@@ -12,6 +12,7 @@ What has not begun goes back to the node at once, whatever the signal is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ import sys
 from typing import Any
 
 from zerocelery import signals
+from zerocelery.engine.green import Signals
 from zerocelery.utils.log import get_logger
 
 TYPE_CHECKING = False
@@ -46,12 +48,17 @@ class Shutdown:
         """From now on signals mean this."""
         remapped = os.environ.get("REMAP_SIGTERM")
         term = self._quit if remapped == "SIGQUIT" else self._terminate
-        signal.signal(signal.SIGTERM, term)
-        signal.signal(signal.SIGINT, self._interrupt)
-        signal.signal(signal.SIGQUIT, self._quit)
+        actions: dict[int, Any] = {signal.SIGTERM: term, signal.SIGINT: self._interrupt, signal.SIGQUIT: self._quit}
         if not sys.stdin or not sys.stdin.isatty():
-            signal.signal(signal.SIGHUP, self._hang_up)
-        signal.signal(signal.SIGUSR1, _cry)
+            actions[signal.SIGHUP] = self._hang_up
+        actions[signal.SIGUSR1] = _cry
+        if self.worker.is_green:
+            # Which thread is the main one, only the interpreter knows: to eventlet, each green thread is another.
+            with contextlib.suppress(ValueError):
+                Signals(actions)
+            return
+        for number, action in actions.items():
+            signal.signal(number, action)
 
     def warm(self, sig: str, exitcode: int = EX_OK) -> None:
         """Finish what runs, and leave."""

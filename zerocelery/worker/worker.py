@@ -18,6 +18,7 @@ from typing import Any
 from zerocelery import signals
 from zerocelery._state import app_or_default
 from zerocelery.concurrency import ALIASES, get_implementation
+from zerocelery.concurrency.green import GREEN, require_patched
 from zerocelery.engine.errors import EngineError
 from zerocelery.exceptions import ImproperlyConfigured
 from zerocelery.utils.log import get_logger, mlevel
@@ -41,6 +42,7 @@ logger = get_logger("celery.worker")
 #: Celery's names for pools, and what they are here.
 POOLS = {
     "prefork": "prefork", "processes": "prefork", "threads": "threads", "solo": "solo", "asyncio": "threads",
+    "gevent": "gevent", "eventlet": "eventlet",
 }  # fmt: skip
 
 #: How many tasks an asyncio worker runs at a time unless it is told.
@@ -97,6 +99,11 @@ class WorkController:
     def pool_cls(self) -> Any:
         """The class of the pool by its name; pools that Celery doesn't have are known by name only."""
         return get_implementation(self.pool_name) if self.pool_name in ALIASES else self.pool_name
+
+    @property
+    def is_green(self) -> bool:
+        """Whether its tasks run in green threads."""
+        return self.pool_name in GREEN
 
     # ── what subclasses hook into ────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,7 +237,7 @@ class WorkController:
             )  # fmt: skip
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         persistent = worker_state.Persistent(worker_state, self.statedb, self.app.clock) if self.statedb else None
-        if threading.current_thread() is threading.main_thread():
+        if self.is_green or threading.current_thread() is threading.main_thread():
             self.shutdown.listen()
         self.on_start()
         self._beat: Any = None
@@ -461,10 +468,13 @@ def worker_pool(name: str) -> Any:
     Raises:
         ImproperlyConfigured: it isn't here; the message says what to take.
     """
-    if name in ("eventlet", "gevent"):
-        raise ImproperlyConfigured(f"there is no {name} pool: take asyncio or threads, as in -P threads -c 100")
     if name not in POOLS:
-        raise ImproperlyConfigured(f"there is no pool {name!r}: take prefork, threads, asyncio or solo")
+        raise ImproperlyConfigured(f"there is no pool {name!r}: take {', '.join(POOLS)}")
+    if name in GREEN:
+        try:
+            require_patched(name)
+        except ImportError as error:
+            raise ImproperlyConfigured(str(error)) from error
     return POOLS[name]
 
 
