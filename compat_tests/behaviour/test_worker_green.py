@@ -164,7 +164,7 @@ def test_a_task_can_be_looked_at_and_ended_while_others_go_on(sandbox: Sandbox, 
         active = app.control.inspect().active()["w@h"]
         assert {task["id"] for task in active} == {one.id, other.id}
         stats = app.control.inspect().stats()["w@h"]["pool"]
-        assert (stats["implementation"], stats["max-concurrency"]) == (pool, 3)
+        assert (stats["implementation"], stats["max-concurrency"]) == (f"zerocelery.concurrency.{pool}:TaskPool", 3)
         answer = app.control.revoke(one.id, terminate=True, reply=True)
         assert answer == [{"w@h": {"ok": f"terminate: {one.id}"}}]
         error = error_of(one)
