@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dbm
+import errno
 import heapq
 import multiprocessing
 import os
-import pickle
 import select
 import shelve
 import signal
@@ -25,10 +24,17 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from kombu import matcher, pidbox
+
 from zerocelery import __version__, signals
 from zerocelery._state import app_or_default
+from zerocelery.app import carried
 from zerocelery.app.beatlease import RENEW_SECONDS, STAND_BY_SECONDS, BeatLease, slot_options
+from zerocelery.engine.errors import EngineError
+from zerocelery.engine.producer import ProducerOptions
+from zerocelery.engine.station import Station
 from zerocelery.schedules import crontab, maybe_schedule
+from zerocelery.utils.collections import AttributeDict
 from zerocelery.utils.imports import load_extension_class_names, symbol_by_name
 from zerocelery.utils.log import get_logger
 from zerocelery.utils.nodenames import default_nodename, host_format
@@ -56,6 +62,19 @@ DEFAULT_MAX_INTERVAL = 300
 NODENAME_DEFAULT = "celerybeat"
 
 _PRIORITY = 5
+
+#: What a dbm that locks its file says while another process has it open: that file must not be removed.
+_LOCKED = (errno.EAGAIN, errno.EWOULDBLOCK)
+
+#: Seconds to wait for the node to know of a beat, and between two looks while something has to be looked after.
+_KNOWN_WITHIN = 5.0
+_RESTLESS = 0.3
+
+_LOST = "beat: the connection that brings commands is lost: %r"
+_NOT_CONNECTED = (
+    "beat: could not connect to the broker that brings commands: %r. How often that is tried is up to the settings "
+    "broker_connection_retry_on_startup, broker_connection_retry and broker_connection_max_retries"
+)
 
 #: Schedulers by the names they have in settings made for Celery, which need not be importable under these.
 _OURS = {
@@ -462,16 +481,28 @@ class Scheduler:
         """Store the entries; here there is nowhere to."""
 
     def close(self) -> None:
-        """Store the entries, and let go of the broker."""
-        try:
-            self.sync()
-        except BaseException:
-            self._release(failed=True)
-            raise
-        self._release(failed=False)
+        """Store the entries, and let go of the broker.
 
-    def _release(self, *, failed: bool) -> None:
-        """Close the connection, if there is one; after a failure what else fails is only logged."""
+        Raises:
+            Exception: what failed first; the rest is done all the same, and what fails then is logged.
+        """
+        first: BaseException | None = None
+        for what, step in self._last_steps():
+            try:
+                step()
+            except BaseException as exc:
+                if first is not None:
+                    error("beat: %s failed, too: %r", what, exc, exc_info=True)
+                first = first or exc
+        if first is not None:
+            raise first
+
+    def _last_steps(self) -> list[tuple[str, Callable[[], Any]]]:
+        """What :meth:`close` does, in this order."""
+        return [("storing the entries", self.sync), ("closing the connection", self._release)]
+
+    def _release(self) -> None:
+        """Let go of the connection, if there is one; the broker may be gone already."""
         self.__dict__.pop("producer", None)
         connection = self.__dict__.pop("connection", None)
         if connection is None:
@@ -480,10 +511,6 @@ class Scheduler:
             connection.release()
         except (*connection.connection_errors, *connection.channel_errors):
             debug("beat: the broker was gone before its connection was closed", exc_info=True)
-        except Exception:
-            if not failed:
-                raise
-            error("beat: the connection can't be closed either", exc_info=True)
 
     @property
     def info(self) -> str:
@@ -492,342 +519,354 @@ class Scheduler:
 
 
 class PersistentScheduler(Scheduler):
-    """Keeps in a file when each entry ran."""
+    """Remembers in a file when each entry ran; what the entries are is what the settings say.
 
+    A file that can't be used any more costs what it remembered, never the schedule: it is made anew.
+
+    Arguments:
+        schedule_filename: the file, a :mod:`shelve`; default: the setting ``beat_schedule_filename``.
+
+    Raises:
+        OSError: the file can be neither used nor made anew, or another process has it open.
+    """
+
+    #: What opens the file.
     persistence: Any = shelve
-    known_suffixes = ("", ".db", ".dat", ".bak", ".dir")
+    #: What the names of the files begin with ``schedule_filename`` may end with: each kind of dbm has its own.
+    known_suffixes = ("", ".db", ".dat", ".bak", ".dir", ".pag", "-wal", "-shm")
 
     _store: Any = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.schedule_filename: str = kwargs.get("schedule_filename") or "celerybeat-schedule"
+    def __init__(self, *args: Any, schedule_filename: str | None = None, **kwargs: Any) -> None:
+        self.schedule_filename = schedule_filename
         super().__init__(*args, **kwargs)
 
-    def _remove_db(self) -> None:
-        for suffix in self.known_suffixes:
-            with contextlib.suppress(FileNotFoundError), _missing_is_fine():
-                os.remove(f"{self.schedule_filename}{suffix}")
+    def setup_schedule(self) -> None:
+        """Open the file, have it agree with the settings, and store it."""
+        if self.schedule_filename is None:
+            self.schedule_filename = self.app.conf.beat_schedule_filename
+        try:
+            self._store = self._open_schedule()
+        except Exception as exc:
+            if getattr(exc, "errno", None) in _LOCKED:
+                raise
+            self._store = self._destroy_open_corrupted_schedule(exc)
+        self._create_schedule()
+        conf = self.app.conf
+        made_for = {"__version__": __version__, "tz": conf.timezone, "utc_enabled": conf.enable_utc}
+        self._begin_anew_unless(made_for)
+        self.merge_inplace(conf.beat_schedule)
+        self.install_default_entries(self.schedule)
+        self._store.update(made_for)
+        self.sync()
 
     def _open_schedule(self) -> Any:
         return self.persistence.open(self.schedule_filename, writeback=True)
 
+    def _create_schedule(self) -> None:
+        """See to it that there are entries: those in the file, if it has any that can be read, or else none."""
+        try:
+            if isinstance(self._store["entries"], Mapping):
+                return
+            raise TypeError("the entries are no dict")
+        except KeyError:
+            pass
+        except Exception as exc:  # unpickling runs whatever the file says, and may raise anything
+            warning("beat: the stored entries can't be read (%r): when they ran is forgotten", exc)
+        try:
+            self._store["entries"] = {}
+        except Exception as exc:  # what a dbm raises depends on which one it is
+            self._store = self._destroy_open_corrupted_schedule(exc)
+            self._store["entries"] = {}
+
+    def _begin_anew_unless(self, made_for: Mapping[str, Any]) -> None:
+        """Forget when entries ran where the file's times mean something else by now."""
+        store = self._store
+        if "__version__" in store:
+            other = [name for name in ("tz", "utc_enabled") if name in store and store[name] != made_for[name]]
+        else:
+            other = ["__version__"] if store["entries"] else []
+        if other:
+            warning("beat: %s is of another %s: when entries ran is forgotten", self.schedule_filename, other[0])
+            store.clear()
+            store["entries"] = {}
+
     def _destroy_open_corrupted_schedule(self, exc: BaseException) -> Any:
-        error("beat: the file %r can't be read, and is made anew: %r", self.schedule_filename, exc, exc_info=True)
+        """Put an empty file in the place of one that can't be used; gives it opened."""
+        error("beat: %s can't be used, and is made anew: %r", self.schedule_filename, exc, exc_info=exc)
+        if self._store is not None:
+            with contextlib.suppress(Exception):  # the damaged one; nothing in it is wanted
+                self._store.close()
         self._remove_db()
         return self._open_schedule()
 
-    def setup_schedule(self) -> None:
-        """Open the file, and have the entries of the settings, with what the file knows of them."""
-        try:
-            self._store = self._open_schedule()
-            # some databases find out that they are broken only when they are read
-            self._store.keys()
-        except Exception as exc:  # each kind of database has its own
-            self._store = self._destroy_open_corrupted_schedule(exc)
-        self._create_schedule()
-        facts = {"tz": self.app.conf.timezone, "utc_enabled": self.app.conf.enable_utc}
-        self._forget_if_changed(facts)
-        self._store.setdefault("entries", {})
-        self.merge_inplace(self.app.conf.beat_schedule)
-        self.install_default_entries(self.schedule)
-        self._store.update({"__version__": __version__, **facts})
-        self.sync()
-        for entry in self.schedule.values():
-            debug("beat: there is %r", entry)
-
-    def _forget_if_changed(self, facts: Mapping[str, Any]) -> None:
-        """In another time zone, what was stored of the times of runs means something else."""
-        for fact, value in facts.items():
-            stored = self._store.get(fact)
-            if stored is not None and stored != value:
-                warning("beat: %s was %r and is %r: when the entries ran is forgotten", fact, stored, value)
-                self._store.clear()
-
-    def _create_schedule(self) -> None:
-        """See to it that the file has entries that can be read, and says what it was made for."""
-        unreadable = (KeyError, TypeError, UnicodeDecodeError, pickle.UnpicklingError)
-        for _ in range(2):
+    def _remove_db(self) -> None:
+        for suffix in self.known_suffixes:
             try:
-                self._store["entries"]
-            except (*unreadable, ValueError) as exc:
-                if isinstance(exc, ValueError):
-                    warning("beat: the stored entries can't be read, and are made anew: %r", exc)
-                try:
-                    self._store["entries"] = {}
-                except (*unreadable, *dbm.error) as broken:
-                    self._store = self._destroy_open_corrupted_schedule(broken)
-                    continue
-            else:
-                missing = [fact for fact in ("__version__", "tz", "utc_enabled") if fact not in self._store]
-                if missing:
-                    warning("beat: the file doesn't say its %s: when the entries ran is forgotten", missing[0])
-                    self._store.clear()
-            return
+                os.remove(f"{self.schedule_filename}{suffix}")
+            except OSError as exc:
+                if exc.errno != errno.ENOENT:
+                    raise
 
     def get_schedule(self) -> Any:
-        """The entries by name."""
+        """The entries by name, as the file has them."""
         return self._store["entries"]
 
     def set_schedule(self, schedule: Any) -> None:
-        """Have other entries."""
+        """Have other entries, in the file, too."""
         self._store["entries"] = schedule
 
     schedule = property(get_schedule, set_schedule)
 
     def sync(self) -> None:
-        """Write the file."""
+        """Write the entries into the file; before it is opened there is nothing to write."""
         if self._store is not None:
             self._store.sync()
 
-    def close(self) -> None:
-        """Write and close the file, and let go of the broker."""
-        try:
-            super().close()
-        except BaseException:
-            self._close_store(failed=True)
-            raise
-        self._close_store(failed=False)
-
-    def _close_store(self, *, failed: bool) -> None:
-        if self._store is None:
-            return
-        try:
-            self._store.close()
-        except Exception:
-            if not failed:
-                raise
-            error("beat: the file %s can't be closed either", self.schedule_filename, exc_info=True)
+    def _last_steps(self) -> list[tuple[str, Callable[[], Any]]]:
+        storing, *others = super()._last_steps()
+        closing = [] if self._store is None else [("closing the schedule file", self._store.close)]
+        return [storing, *closing, *others]
 
     @property
     def info(self) -> str:
-        """A line for the banner."""
+        """The banner's line that names the file."""
         return f"    . db -> {self.schedule_filename}"
 
 
-@contextlib.contextmanager
-def _missing_is_fine() -> Iterator[None]:
-    import errno
-
-    try:
-        yield
-    except OSError as exc:  # by its number: not everything that removes files raises FileNotFoundError
-        if exc.errno != errno.ENOENT:
-            raise
-
-
-# ── being asked whether it lives ─────────────────────────────────────────────────────────────────────────────────────
+# ── being asked ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def beat_nodename(hostname: str | None = None) -> str:
-    """beat's whole name as a node, of ``-n``."""
+    """The name that beat answers under: ``celerybeat@`` and the host's, unless ``hostname`` has a name of its own."""
     return host_format(default_nodename(hostname, NODENAME_DEFAULT))
 
 
-class _Stopping(BaseException):
-    """Gets a thread out of kombu's waiting for a broker; no ``except Exception`` on the way is to stop it."""
+# kombu has no types
+_Node: Any = pidbox.Node
+_match: Any = matcher.match
+
+
+class _Silent(_Node):  # type: ignore[misc]
+    """A mailbox's node that passes a command on only while its owner wants to answer."""
+
+    declines: Callable[[Any], bool]
+
+    def dispatch(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        """Carry out a command that is known to be meant for this node."""
+        return None if self.declines(method) else super().dispatch(method, *args, **kwargs)
 
 
 class BeatPidbox:
-    """Answers ``celery inspect ping``, on a broker that kombu talks to.
+    """Answers ``inspect ping`` for a beat, from a thread of its own.
 
-    It keeps silent while the scheduler hangs: a probe notices only that nobody answers.
+    That a beat is stuck shows by silence: who has not ticked for :attr:`max_tick_age` seconds does not answer, and a
+    probe such as ``inspect ping -d celerybeat@host`` fails. Where the broker is a node it is asked through that; any
+    other broker must be able to send a message to many (fanout).
+
+    Arguments:
+        service: the beat. Its ``hostname`` is the name to answer under.
     """
 
-    #: Seconds.
+    #: Seconds between the loss of a connection and the next.
     retry_interval = 5.0
+    #: Seconds that :meth:`stop` waits for the thread.
     join_timeout = 3.0
+    #: Seconds that may lie between two ticks however often beat ticks, unless the setting says otherwise.
     min_tick_age = 60.0
 
     def __init__(self, service: Service) -> None:
-        from kombu import pidbox
-
-        Node: Any = pidbox.Node
         self.service = service
         self.app = service.app
         self.hostname = beat_nodename(service.hostname)
-        self.state = {"app": self.app, "service": service}
-        self.node: Any = Node(
-            self.hostname, state=self.state, handlers={"ping": self._ping}, mailbox=self.app.control.mailbox
+        self.state = AttributeDict(app=self.app, service=service)
+        self.node: Any = _Silent(
+            self.hostname, state=self.state, handlers={"ping": self._pong}, mailbox=self.app.control.mailbox
         )
-        # asked only for what is meant for this node; so beat doesn't log of others' probes
-        answer = self.node.dispatch
-        self.node.dispatch = lambda *args, **kwargs: None if self._is_silent() else answer(*args, **kwargs)
+        self.node.declines = self._declines
         self.thread: threading.Thread | None = None
+        #: Whether the next connection is the one that the settings for a start are for.
         self.first_connection_attempt = True
         self._shutdown = threading.Event()
+        self._bell: tuple[int, int] | None = None  # a pipe; what is written wakes the thread at a node
+
+    # ── what is answered ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @staticmethod
+    def _pong(state: Any, **_: Any) -> dict[str, str]:
+        return {"ok": "pong"}
 
     @property
     def max_tick_age(self) -> float:
-        """How long the last tick may be past; 0: any time."""
-        said: float | None = self.app.conf.beat_remote_control_max_tick_age
-        if said is not None:
-            return said
-        service = self.service
-        interval = service.effective_max_interval or service.max_interval or DEFAULT_MAX_INTERVAL
-        return max(interval * 2, self.min_tick_age)
+        """Seconds without a tick after which beat is taken to be stuck; 0: never.
+
+        The setting ``beat_remote_control_max_tick_age``, or twice the seconds between two ticks.
+        """
+        configured = self.app.conf.beat_remote_control_max_tick_age
+        if configured is not None:
+            return float(configured)
+        between = self.service.effective_max_interval or self.service.max_interval or DEFAULT_MAX_INTERVAL
+        return max(2.0 * between, self.min_tick_age)
 
     def tick_age(self) -> float | None:
-        """How long the last tick is past."""
+        """Seconds since the last tick; None before the first."""
         last = self.service._last_tick
         return None if last is None else time.monotonic() - last
 
     def is_stale(self) -> bool:
-        """Whether the scheduler hangs."""
-        age, most = self.tick_age(), self.max_tick_age
-        return bool(most) and age is not None and age > most
+        """Whether the last tick is too long ago."""
+        age, allowed = self.tick_age(), self.max_tick_age
+        return age is not None and 0 < allowed < age
 
-    def _is_silent(self) -> bool:
-        stale = self.is_stale()
-        if stale:
-            warning("beat pidbox: no answer, for the scheduler has not ticked in %s seconds", self.max_tick_age)
-        return stale
-
-    def _ping(self, state: Any, **_: Any) -> dict[str, str]:
-        return {"ok": "pong"}
+    def _declines(self, method: Any) -> bool:
+        if not self.is_stale():
+            return False
+        warning("beat: %s is not answered, as the last tick was %.1f s ago", method, self.tick_age())
+        return True
 
     def on_message(self, body: Any, message: Any) -> None:
-        """Answer a command, if it is one that beat knows."""
+        """Carry out a command that a broker has brought; one that is unknown, or fails, changes nothing."""
         if not isinstance(body, dict) or body.get("method") not in self.node.handlers:
             return
         try:
             self.node.handle_message(body, message)
-        except Exception as exc:  # of a stranger's message, which must not end the thread
-            error("beat pidbox command error: %r", exc, exc_info=True)
+        except Exception as exc:  # whatever a stranger has sent: beat has more to do than this
+            error("beat: the command %r failed: %r", body["method"], exc, exc_info=True)
+
+    def _called(self, data: bytes) -> bytes:
+        """Carry out a command that the node has brought; gives the answer, b"" to decline."""
+        try:
+            call: Any = carried.unpack(data, carried.acceptable(self.app))
+            method, handler = call["method"], self.node.handlers.get(call["method"])
+            pattern, by = call.get("pattern"), call.get("matcher") or "glob"
+            if handler is None or (pattern and not _match(self.hostname, pattern, by)) or self._declines(method):
+                return b""
+            answer = handler(self.state, **(call.get("arguments") or {}))
+            return carried.pack({self.hostname: answer}, self.app.conf.task_serializer)
+        except Exception as exc:  # as above
+            error("beat: a command failed: %r", exc, exc_info=True)
+            return b""
+
+    # ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Answer from now on; where nobody could ask, say so and do nothing."""
+        if self.thread is not None and self.thread.is_alive():
+            return
+        at_node = self.app.has_node is True
+        if not at_node:
+            possible, transport = self.fanout_support()
+            if not possible:
+                warning("beat: nobody can ask this beat anything: the transport %s can't send to many", transport)
+                return
+        self._shutdown.clear()
+        self.first_connection_attempt = True
+        if at_node:
+            self._bell = os.pipe()
+        target, arguments = (self._answer_at_node, self._bell[:1]) if self._bell else (self._loop, ())
+        self.thread = threading.Thread(target=target, args=arguments, name="beat-control", daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Answer no more; returns when the thread has ended, or after :attr:`join_timeout`."""
+        if self.thread is None:
+            return
+        self._shutdown.set()
+        if self._bell is not None:
+            os.write(self._bell[1], b"\0")
+        self.thread.join(timeout=self.join_timeout)
+        if self.thread.is_alive():
+            warning("beat: the thread that answers commands has not ended within %s s", self.join_timeout)
+            return
+        self.thread = None
+        for end in self._bell or ():
+            os.close(end)
+        self._bell = None
+
+    # ── at a node ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _answer_at_node(self, bell: int) -> None:
+        station = Station(self.app.client.producer.address, options=ProducerOptions(keeper=False))
+        try:
+            with _node_may_be_away():
+                station.attend(self.hostname, self._called, timeout=_KNOWN_WITHIN)
+            while not self._shutdown.is_set():
+                with _node_may_be_away():
+                    station.serve()
+                watched = [end for end in (bell, station.fileno()) if end >= 0]
+                select.select(watched, [], [], _RESTLESS if station.is_restless else None)
+        finally:
+            station.close(timeout=0.5)
+
+    # ── at a broker ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def fanout_support(self) -> tuple[bool, str]:
-        """Whether the broker can tell something to everybody, and what it is."""
+        """Whether the broker's transport can send a message to many, and the transport's name."""
         connection = self.app.connection_for_read()
         try:
             return connection.supports_exchange_type("fanout"), connection.transport_cls
         finally:
             connection.release()
 
-    def start(self) -> None:
-        """Answer from now on."""
-        if self.thread is not None and self.thread.is_alive():
-            return
-        at_node = self.app.has_node is True
-        supported, transport = (True, "zmq") if at_node else self.fanout_support()
-        if not supported:
-            warning("beat pidbox: over %s nobody can be told something all at once: no remote control", transport)
-            return
-        self.first_connection_attempt = True
-        self._shutdown.clear()
-        target = self._answer_at_node if at_node else self._loop
-        self.thread = threading.Thread(target=target, name="BeatPidbox", daemon=True)
-        self.thread.start()
+    def _loop(self) -> None:
+        while not self._shutdown.is_set() and self._answer_while_connected():
+            self._shutdown.wait(self.retry_interval)
+        if not self._shutdown.is_set():
+            warning("beat: nobody can ask this beat anything until it is started again")
 
-    def stop(self) -> None:
-        """Answer no more."""
-        self._shutdown.set()
-        if self.thread is None:
-            return
-        self.thread.join(timeout=self.join_timeout)
-        if self.thread.is_alive():
-            warning("beat pidbox: the thread didn't end within %s seconds, it is left behind", self.join_timeout)
-        else:
-            self.thread = None
-
-    def _error_handler(self, exc: BaseException, interval: float) -> None:
-        error("beat pidbox: the broker can't be reached: %s; trying again in %s seconds", exc, interval)
-
-    def _abort_if_stopping(self) -> None:
-        if self._shutdown.is_set():
-            raise _Stopping
+    def _answer_while_connected(self) -> bool:
+        """Answer over one connection; whether another is to be tried."""
+        again = False
+        try:
+            connection = self._connect()
+            again = bool(self.app.conf.broker_connection_retry)
+            with connection as open_connection:
+                self.node.channel = open_connection.channel()
+                self.node.listen(callback=self.on_message)
+                while not self._shutdown.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        open_connection.drain_events(timeout=1.0)
+        except Exception as exc:  # the thread's last resort: each transport has errors of its own
+            if self._shutdown.is_set():
+                return False
+            error(_LOST if again else _NOT_CONNECTED, exc)
+        return again
 
     def _connect(self) -> Any:
         conf = self.app.conf
-        retry = conf.broker_connection_retry
+        retried = conf.broker_connection_retry
         if self.first_connection_attempt and conf.broker_connection_retry_on_startup is not None:
-            retry = conf.broker_connection_retry_on_startup
+            retried = conf.broker_connection_retry_on_startup
         self.first_connection_attempt = False
         connection = self.app.connection_for_read()
-        tries = conf.broker_connection_max_retries if retry else 0
         try:
-            connection.ensure_connection(self._error_handler, tries, callback=self._abort_if_stopping)
+            attempts = conf.broker_connection_max_retries if retried else 0
+            connection.ensure_connection(self._error_handler, attempts, callback=self._abort_if_stopping)
         except BaseException:
             connection.release()
             raise
         return connection
 
-    def _consume(self, connection: Any) -> None:
-        info("beat pidbox: Connected to %s.", connection.as_uri())
-        self.node.channel = connection.channel()
-        consumer = self.node.listen(callback=self.on_message)
-        try:
-            while not self._shutdown.is_set():
-                with contextlib.suppress(TimeoutError):
-                    connection.drain_events(timeout=1.0)
-        finally:
-            with contextlib.suppress(Exception):  # the connection may be the reason why this ends
-                consumer.cancel()
+    def _error_handler(self, exc: BaseException, interval: float) -> None:
+        error("beat: the broker that brings commands can't be reached: %s; trying again in %s s", exc, interval)
 
-    def _answer_at_node(self) -> None:
-        """Answer what comes through the app's node, until it is over."""
-        from zerocelery.app import carried
-        from zerocelery.engine.errors import EngineError
-        from zerocelery.engine.station import Station
-
-        accepts, serializer = carried.acceptable(self.app), self.app.conf.task_serializer
-
-        def answer(body: bytes) -> bytes:
-            try:
-                method = carried.unpack(body, accepts)["method"]
-            except Exception as exc:  # of a stranger's message, which must not end the thread
-                error("beat pidbox command error: %r", exc)
-                return b""
-            if method != "ping" or self._is_silent():
-                return b""
-            return carried.pack({self.hostname: self._ping(self.state)}, serializer)
-
-        station = Station(self.app.client.producer.address)
-        try:
-            while not self._shutdown.is_set():
-                try:
-                    station.attend(self.hostname, answer, timeout=self.retry_interval)
-                    break
-                except EngineError as exc:
-                    self._error_handler(exc, self.retry_interval)
-            while not self._shutdown.is_set():
-                fd = station.fileno()
-                select.select([fd], [], [], 0.2) if fd >= 0 else self._shutdown.wait(0.2)
-                station.serve()
-        finally:
-            station.close(timeout=0.0)
-
-    def _loop(self) -> None:
-        try:
-            while not self._shutdown.is_set() and self._attend():
-                self._shutdown.wait(self.retry_interval)
-        except _Stopping:
-            return
-        if not self._shutdown.is_set():
-            warning("beat pidbox: Consumer stopped, beat will no longer answer remote control commands.")
-
-    def _attend(self) -> bool:
-        """Connect, and answer as long as the connection holds; whether to try again."""
-        try:
-            established = self._connect()
-        except Exception as exc:  # what transports raise is their own
-            if not self._shutdown.is_set():
-                error(
-                    "beat pidbox: could not connect to the broker, so no command will be answered; see "
-                    "broker_connection_retry, broker_connection_retry_on_startup and "
-                    "broker_connection_max_retries: %r",
-                    exc,
-                    exc_info=True,
-                )
-            return False
-        try:
-            with established as connection:
-                self._consume(connection)
-        except Exception as exc:  # what transports raise is their own
-            if not self._shutdown.is_set():
-                error("beat pidbox connection error: %r", exc, exc_info=True)
-        return bool(self.app.conf.broker_connection_retry)
+    def _abort_if_stopping(self) -> None:
+        """Called while a connection is waited for: what it raises ends the wait."""
+        if self._shutdown.is_set():
+            raise _EndedMeanwhileError
 
 
-# ── the service ──────────────────────────────────────────────────────────────────────────────────────────────────────
+class _EndedMeanwhileError(Exception):
+    """beat was stopped while it waited for its broker."""
+
+
+@contextlib.contextmanager
+def _node_may_be_away() -> Iterator[None]:
+    """A node that is away knows of this beat as soon as it is back."""
+    try:
+        yield
+    except EngineError as exc:
+        debug("beat: the node brings no commands now: %s", exc)
 
 
 class Service:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shelve
 import signal
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -150,6 +151,51 @@ def test_a_file_that_is_no_schedule_is_made_anew(app: Celery, tmp_path: Path) ->
     app.conf.beat_schedule = {"a": {"task": "a", "schedule": 10}}
     scheduler = PersistentScheduler(app, schedule_filename=str(file))
     assert list(scheduler.schedule) == ["a"]
+    scheduler.close()
+
+
+def test_a_file_that_another_process_uses_is_left_alone(app: Celery, tmp_path: Path) -> None:
+    file = tmp_path / "schedule"
+    file.write_text("another's")
+
+    class Locked(PersistentScheduler):
+        class persistence:
+            @staticmethod
+            def open(*args: Any, **kwargs: Any) -> Any:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with pytest.raises(BlockingIOError):
+        Locked(app, schedule_filename=str(file))
+    assert file.read_text() == "another's"
+
+
+def test_what_ran_is_forgotten_where_the_times_mean_something_else(
+    app: Celery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = str(tmp_path / "schedule")
+    app.conf.beat_schedule = {"a": {"task": "a", "schedule": 10}}
+    first = PersistentScheduler(app, schedule_filename=file)
+    first.reserve(first.schedule["a"])
+    first.close()
+    app.conf.timezone = "Europe/Oslo"
+    second = PersistentScheduler(app, schedule_filename=file)
+    assert second.schedule["a"].total_run_count == 0
+    assert "of another tz" in caplog.text
+    second.close()
+    second.close()  # once more is fine
+
+
+def test_entries_that_cannot_be_read_are_begun_anew(
+    app: Celery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = str(tmp_path / "schedule")
+    app.conf.beat_schedule = {"a": {"task": "a", "schedule": 10}}
+    PersistentScheduler(app, schedule_filename=file).close()
+    with shelve.open(file) as store:
+        cast("Any", store).dict[b"entries"] = b"no pickle"
+    scheduler = PersistentScheduler(app, schedule_filename=file)
+    assert list(scheduler.schedule) == ["a"]
+    assert "can't be read" in caplog.text
     scheduler.close()
 
 

@@ -105,7 +105,7 @@ def _bring_up_node(cli: CLIContext) -> None:
     "remote_control",
     cls=CeleryOption,
     default=None,
-    help="Answer inspect ping, over brokers that are no nodes.",
+    help="Answer inspect ping while it ticks.",
     help_group="Beat Options",
 )
 @click.option(
@@ -142,7 +142,8 @@ def beat(
     executable: str | None,
     **own_options: Any,
 ) -> None:
-    """Send periodic tasks when they are due. Run one for an app: two would send everything twice.
+    """Send periodic tasks when they are due. Over a broker run one for an app, as two would send everything twice; at
+    a node further ones stand by.
 
     Where no node answers at the app's address, it brings one up. Ends on SIGTERM or SIGINT.
     """
