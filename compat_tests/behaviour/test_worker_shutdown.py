@@ -227,3 +227,47 @@ def test_sighup_begins_anew(sandbox: Sandbox, call: Callable[..., Any]) -> None:
     assert call("add", 1, 1).get(timeout=20) == 2
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(PATIENCE) == 0
+
+
+#: How each kind of pool ends while a task runs: what is told from the signal on. Celery sends worker_shutdown after a
+#: warm shutdown only, and threads and solo pools fail in a cold one.
+WARM, COLD, DONE = "worker_shutting_down SIGTERM Warm 0", "worker_shutting_down SIGQUIT Cold 1", "worker_shutdown"
+ENDS = {
+    ("warm", "prefork"): [WARM, "a slept", "a ended", "worker_process_shutdown 0", DONE],
+    ("warm", "threads"): [WARM, "a slept", "a ended", DONE],
+    ("warm", "solo"): [WARM, "a slept", "a ended", DONE],
+    ("cold", "prefork"): [COLD, "a ended", f"worker_process_shutdown -{signal.SIGRTMIN}", DONE],
+    ("cold", "threads"): [COLD, DONE],
+    ("cold", "solo"): [COLD, "a ended", DONE],
+}
+ENDS.update({("soft", pool): told for (how, pool), told in ENDS.items() if how == "cold"})
+
+
+@pytest.mark.parametrize(("how", "pool"), ENDS)
+def test_each_pool_tells_its_end_in_order(sandbox: Sandbox, call: Callable[..., Any], how: str, pool: str) -> None:
+    environment = {"worker_soft_shutdown_timeout": "0.5"} if how == "soft" else {}
+    worker = start(sandbox, "-c", "1", "-P", pool, **environment)
+    result = call("sleep", "a", 0.7 if how == "warm" else 60)
+    wait_told(sandbox, "a began")
+    worker.send_signal(signal.SIGTERM if how == "warm" else signal.SIGQUIT)
+    assert worker.wait(PATIENCE) == 0
+    lines = told(sandbox)
+    assert lines[lines.index("a began") + 1 :] == ENDS[how, pool]
+    if how == "warm":
+        assert result.get(timeout=20) == "a"
+    else:
+        with pytest.raises(WorkerLostError):
+            result.get(timeout=20)
+
+
+def test_a_soft_shutdown_ends_as_soon_as_nothing_runs(sandbox: Sandbox, call: Callable[..., Any]) -> None:
+    """Celery waits until the time is over, for tasks with an ETA that are in its memory; here a node has these."""
+    worker = start(sandbox, "-c", "1", "-P", "threads", worker_soft_shutdown_timeout="300", REMAP_SIGTERM="SIGQUIT")
+    short, eta = call("sleep", "short", 0.5), call("add", 1, 1, countdown=3)
+    wait_told(sandbox, "short began")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(PATIENCE) == 0
+    assert "worker_shutting_down SIGTERM Cold 1" in told(sandbox)
+    assert short.get(timeout=20) == "short"
+    with worker_process(sandbox, TASKS, "-c", "1"):
+        assert eta.get(timeout=20) == 2

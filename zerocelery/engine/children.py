@@ -312,7 +312,7 @@ class Children:
         if self.life_write >= 0:
             os.close(self.life_write)  # reaches a child whose tasks changed what SIGTERM does, too
             self.life_write = -1
-        if self.told < 1:
+        if self.told < 1 and supervisor.stopping < 2:
             self.told = 1
             for process in self.slots.values():
                 _signal(process, signal.SIGTERM)
@@ -321,7 +321,8 @@ class Children:
             until = time.monotonic() + CLEAN_UP
             for slot, process in self.slots.items():
                 self._give_cause(slot, SHUTDOWN)
-                _signal(process, END_SIGNAL)
+                # To its main thread, where the task runs: while that has a signal to deal with, another takes the next.
+                signal_main_thread(process.pid or 0, END_SIGNAL)
                 self.ended[slot] = until
 
     def _kill_unwilling(self) -> None:
