@@ -504,8 +504,11 @@ class Intake:
     def _limit(self, consumer: Any) -> None:
         """Say how many messages are held. Those that wait for their time come on top, which RabbitMQ grants a consumer
         only where the limit is the channel's; and quorum queues don't have that."""
-        if self.prefetch:
-            consumer.qos(prefetch_count=self.prefetch + len(self._later), apply_global=not self._quorum)
+        wanted = self.prefetch + len(self._later) if self.prefetch else 0
+        most: int | None = self.app.conf["worker_eta_task_limit"]
+        count = wanted if most is None else min(wanted or most, most)
+        if count:
+            consumer.qos(prefetch_count=count, apply_global=not self._quorum)
 
     @contextlib.contextmanager
     def _mail(self, connection: Any, consumer: Any) -> Iterator[None]:

@@ -235,6 +235,7 @@ class WorkController:
                 "worker_concurrency='auto' resolved to %s (pool=%s, available CPUs: %s)",
                 self.concurrency, self.pool_name, available_cpu_count(),
             )  # fmt: skip
+        self._remark()
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         persistent = worker_state.Persistent(worker_state, self.statedb, self.app.clock) if self.statedb else None
         if self.is_green or threading.current_thread() is threading.main_thread():
@@ -264,6 +265,15 @@ class WorkController:
                 persistent.save()
             sys.stdout, sys.stderr = self._streams  # whatever is printed now is no log line
         return self.exitcode
+
+    def _remark(self) -> None:
+        """Say which settings have no effect."""
+        from zerocelery.app.unheeded import remarks
+        from zerocelery.app.utils import broker_url
+        from zerocelery.engine.address import is_node
+
+        for remark in remarks(self.app.conf, on_node=is_node(broker_url(self.app.conf) or "zmq://")):
+            logger.warning(remark)
 
     def _run(self) -> None:
         from zerocelery.app.utils import broker_url
