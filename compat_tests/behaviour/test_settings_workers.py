@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import psutil
 import pytest
 
 from compat_tests.conftest import PATIENCE, Sandbox, wait_until
-from zerocelery import Celery
+from zerocelery import Celery, chord
 from zerocelery.exceptions import (
+    ChordError,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
     WorkerLostError,
@@ -74,7 +76,7 @@ def meets(name, other):
         time.sleep(0.01)
     return False
 
-@app.task
+@app.task(default_retry_delay=0.01)
 def dies_once(name):
     if runs(name) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -83,6 +85,14 @@ def dies_once(name):
 @app.task
 def fail(message):
     raise ValueError(message)
+
+@app.task
+def erred(request, exc, traceback, name):
+    runs(name)
+
+@app.task
+def total(counts):
+    return sum(counts)
 
 @app.task(ignore_result=True)
 def fail_quietly(message):
@@ -141,6 +151,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "task_acks_late": True,
         "task_acks_on_failure": False,
         "task_acks_on_timeout": False,
+        "task_retry_on_worker_lost": True,
         "task_time_limit": 2.0,
         "task_default_rate_limit": "5/s",
         "worker_concurrency": 1,
@@ -250,6 +261,54 @@ def test_task_acks_late_and_reject_on_worker_lost(call: Call) -> None:
     assert call("careful", "dies_once", "dies-careful").get(timeout=20) == 3
     with pytest.raises(WorkerLostError):
         call("plain", "dies_once", "dies-plain").get(timeout=20)
+
+
+def test_task_retry_on_worker_lost(call: Call, workers: Workers) -> None:
+    result = call("strict", "dies_once", "dies-strict")  # not rejected on loss, so else it would fail
+    assert result.get(timeout=20) == 3
+    assert f"proj.dies_once[{result.id}] retry: Retry in 0.01s" in workers("strict").output
+
+
+def test_task_allow_error_cb_on_chord_header(call: Call, workers: Workers) -> None:
+    running = workers("plain")
+    for allowed, calls in ((True, 3), (False, 1)):
+        with running.client() as app:
+            app.conf.task_allow_error_cb_on_chord_header = allowed
+            name = f"erred-{allowed}"
+            failing = [app.signature("proj.fail", (str(n),)) for n in range(2)]
+            whole = chord(failing, app.signature("proj.total"))
+            whole.link_error(app.signature("proj.erred", (name,)))
+            result = whole.apply_async()
+            with pytest.raises((ValueError, ChordError)):
+                result.get(timeout=20)
+
+            def count(name: str = name) -> int:
+                path = running.box.home / name
+                return len(path.read_text().splitlines()) if path.exists() else 0
+
+            wait_until(lambda count=count, calls=calls: count() == calls, what=f"{calls} calls of the errback")
+            call("plain", "pid").get(timeout=20)
+            assert count() == calls
+
+
+def test_task_remote_tracebacks(workers: Workers) -> None:
+    pytest.importorskip("tblib")
+    for wanted in (True, False):
+        with workers("plain").client() as app:
+            app.conf.task_remote_tracebacks = wanted
+            with pytest.raises(ValueError, match="far away") as caught:
+                app.send_task("proj.fail", ("far away",)).get(timeout=20)
+            names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+            assert ("fail" in names) is wanted
+
+
+def test_broker_connection_max_retries(sandbox: Sandbox) -> None:
+    settings = {"broker_url": "redis://127.0.0.1:1", "broker_connection_max_retries": 1}
+    sandbox.write("proj.py", TASKS.format(settings=settings))
+    process = sandbox.python("-m", "zerocelery", "-A", "proj", "worker", "-c", "1")
+    assert process.wait(PATIENCE) != 0
+    assert "was not there after 1 attempts" in sandbox.output(process)
+    assert sandbox.output(process).count("trying again in") == 1
 
 
 def test_time_limits(call: Call) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,6 +57,11 @@ def vanish_once(self):
     if not self.request.retries:
         os.kill(os.getpid(), signal.SIGKILL)
     return self.request.retries
+
+@app.task
+def note(what):
+    with (HERE / "noted").open("a") as file:
+        file.write(f"{{what}}\\n")
 
 @app.task(acks_late=True)
 def late(name):
@@ -172,3 +178,40 @@ def test_a_lost_connection_brings_each_message_again(
         for name in ("begun", "waits-0", "waits-1", "waits-2"):
             assert (sandbox.home / name).read_text() == "run\n", name
         assert client.send_task("proj.add", (1, 2)).get(timeout=20) == 3
+
+
+def test_queues_are_declared_as_the_settings_say(client: Celery, start: Start, sandbox: Sandbox, queue: str) -> None:
+    """task_queue_max_priority, event_queue_ttl, event_queue_expires, event_queue_prefix."""
+    client.conf.update(
+        task_queue_max_priority=9, event_queue_prefix=f"{queue}-events", event_queue_ttl=0.2, event_queue_expires=0.5
+    )
+    # those of high priority are run first, which takes a queue that has priorities
+    for priority in (1, 5, 9):
+        client.send_task("proj.note", (priority,), priority=priority)
+    worker = start(
+        "-c", "1", settings="app.conf.task_queue_max_priority = 9\napp.conf.worker_prefetch_multiplier = 1\n"
+    )
+    wait_until(lambda: len((sandbox.home / "noted").read_text().split()) == 3 if worker else False, what="three runs")
+    assert (sandbox.home / "noted").read_text().split() == ["9", "5", "1"]
+
+    with client.connection() as connection:
+        receiver = client.events.Receiver(connection)
+        events = receiver.queue(connection.default_channel)
+        assert events.name.startswith(f"{queue}-events.")
+        events.declare()
+        with client.events.Dispatcher(connection) as dispatcher:
+            dispatcher.send("worker-own")
+        wait_until(lambda: events.queue_declare(passive=True).message_count > 0, timeout=1, what="the event")
+        wait_until(lambda: events.queue_declare(passive=True).message_count == 0, timeout=5, what="its expiry")
+
+        def is_gone() -> bool:
+            with connection.channel() as channel:
+                try:
+                    events.bind(channel).queue_declare(passive=True)
+                except connection.channel_errors:
+                    return True
+                return False
+
+        pause = threading.Event()
+        pause.wait(0.7)  # looking at it would keep it
+        assert is_gone()

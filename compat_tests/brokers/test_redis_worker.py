@@ -58,8 +58,8 @@ def client() -> Iterator[Celery]:
 def worker(sandbox: Sandbox, client: Celery) -> Iterator[Callable[..., Any]]:
     processes: list[Any] = []
 
-    def start(*options: str) -> Any:
-        sandbox.write("proj.py", TASKS)
+    def start(*options: str, settings: str = "") -> Any:
+        sandbox.write("proj.py", TASKS + settings)
         process = sandbox.python("-m", "zerocelery", "-A", "proj", "worker", *options)
         processes.append(process)
         sandbox.wait_for_output(process, "ready.")
@@ -113,12 +113,34 @@ def test_a_rate_limit_holds(client: Celery, worker: Callable[..., Any]) -> None:
     assert at[-1] - at[0] >= 5 * 0.2 * 0.5
 
 
+def test_so_many_messages_are_held_as_the_settings_say(
+    client: Celery, worker: Callable[..., Any], sandbox: Sandbox
+) -> None:
+    import redis
+
+    worker("-c", "1", settings="app.conf.worker_prefetch_multiplier = 3\napp.conf.worker_eta_task_limit = 5\n")
+    with redis.Redis.from_url(BROKER) as server:
+        running = client.send_task("proj.late", ("late", 3))
+        wait_until(lambda: (sandbox.home / "late").exists(), what="the first task")
+        for n in range(4):
+            client.send_task("proj.early", (f"e{n}", 0))
+        wait_until(lambda: server.zcard("unacked_index") == 3, what="three that are held")
+        assert server.llen("celery") == 2
+        assert running.get(timeout=20) == "late"
+        wait_until(lambda: not server.zcard("unacked_index"), what="the end of all")
+        # those that wait for their time are extra, up to their limit
+        for n in range(8):
+            client.send_task("proj.early", (f"later{n}", 0), countdown=60)
+        wait_until(lambda: server.zcard("unacked_index") == 5, what="five that are held")
+        assert server.llen("celery") == 3
+
+
 def test_without_prefetch_no_message_is_taken_that_cannot_be_run(
     client: Celery, worker: Callable[..., Any], sandbox: Sandbox
 ) -> None:
     import redis
 
-    process = worker("-c", "1", "--disable-prefetch")
+    process = worker("-c", "1", settings="app.conf.worker_disable_prefetch = True\n")
     results = [client.send_task("proj.early", (f"e{n}", 60)) for n in range(3)]
     wait_until(lambda: (sandbox.home / "e0").exists(), what="the first task")
     late = client.send_task("proj.late", ("late", 60))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from zerocelery.app.utils import broker_url
 from zerocelery.engine import wire
 from zerocelery.engine.address import is_node
 from zerocelery.engine.errors import AddressError, EngineError, NodeUnreachable
-from zerocelery.engine.producer import ProducerOptions
+from zerocelery.engine.producer import Patience, ProducerOptions
 from zerocelery.engine.purging import purge_queue
 from zerocelery.engine.station import Station
 from zerocelery.engine.watching import Watch
@@ -39,6 +40,18 @@ def operational(error: Exception) -> Exception:
     return OperationalError(str(error))
 
 
+def _patience(connect_timeout: float, retry: bool, policy: Mapping[str, Any]) -> Patience:
+    """How long publishing waits for a node: one connection's time, and all pauses of the retry policy."""
+    if not retry:
+        return True, connect_timeout
+    retries = policy.get("max_retries", 3)
+    if retries is None:
+        return False, math.inf
+    pause, step, most = (float(policy.get(key) or 0) for key in ("interval_start", "interval_step", "interval_max"))
+    pauses = sum(min(pause + step * n, most) if most else pause + step * n for n in range(int(retries)))
+    return False, connect_timeout + pauses
+
+
 class NodeClient:
     """One app's client of one node.
 
@@ -46,14 +59,18 @@ class NodeClient:
         ImproperlyConfigured: the URL is none of a node.
     """
 
-    def __init__(self, url: str, *, connect_timeout: float = 4.0) -> None:
+    def __init__(
+        self, url: str, *, connect_timeout: float = 4.0, retry: bool = True, policy: Mapping[str, Any] | None = None
+    ) -> None:
         if not is_node(url):
             raise ImproperlyConfigured(
                 f"broker_url is {sanitize_url(url)!r}, and this version talks to nodes only: use zmq:// (this user's "
                 "node), zmq:///a/directory or zmq://host:port"
             )
         try:
-            self.producer = Station(url, options=ProducerOptions(connect_timeout=connect_timeout))
+            once, seconds = _patience(connect_timeout, retry, policy or {})
+            options = ProducerOptions(connect_timeout=connect_timeout, submit_timeout=seconds, once=once)
+            self.producer = Station(url, options=options)
         except AddressError as error:
             raise ImproperlyConfigured(str(error)) from error
         self.url = url
@@ -65,21 +82,42 @@ class NodeClient:
         conf = app.conf
         options = conf["broker_transport_options"] or {}
         timeout = options.get("connect_timeout", conf["broker_connection_timeout"])
-        return cls(broker_url(conf), connect_timeout=float(timeout) if timeout is not None else 4.0)
+        return cls(
+            broker_url(conf),
+            connect_timeout=float(timeout) if timeout is not None else 4.0,
+            retry=bool(conf["task_publish_retry"]),
+            policy=conf["task_publish_retry_policy"],
+        )
 
     @property
     def is_local_socket(self) -> bool:
         """Whether the node is reached over a Unix socket."""
         return bool(self.producer.address.is_ipc)
 
-    def submit(self, task: wire.Task) -> int:
+    def patience(self, retry: bool | None, policy: Mapping[str, Any] | None) -> Patience | None:
+        """How long a call waits for a node that says so itself; None for as long as the settings say."""
+        if retry is None and policy is None:
+            return None
+        options = self.producer.options
+        if policy is None:
+            return (
+                (False, options.submit_timeout or options.connect_timeout) if retry else (True, options.connect_timeout)
+            )
+        return _patience(options.connect_timeout, retry is not False, policy)
+
+    def reach(self, patience: Patience) -> None:
+        """Wait for the node; as :meth:`submit`."""
+        with celery_errors():
+            self.producer.reach(patience)
+
+    def submit(self, task: wire.Task, patience: Patience | None = None) -> int:
         """Send a task; gives the token to wait with.
 
         Raises:
             kombu.exceptions.OperationalError: there is no node in reach, or it refuses the task.
         """
         try:
-            return self.producer.submit(task)
+            return self.producer.submit(task, patience)
         except EngineError as error:
             raise operational(error) from error
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from zerocelery.app.base import Celery
     from zerocelery.app.task import Task
+    from zerocelery.engine.producer import Patience
 
 _before = signals.before_task_publish
 _after = signals.after_task_publish
@@ -362,12 +363,12 @@ class Sender:
         out = _outgoing.get()
         return (self.app.client.producer.inbox,) if out is None or out.topics is None else out.topics
 
-    def dispatch(self, item: wire.Task | wire.Gathering) -> int:
+    def dispatch(self, item: wire.Task | wire.Gathering, patience: Patience | None = None) -> int:
         """Send a task or a group, by itself or with what it belongs to; gives the token to wait with."""
         client = self.app.client
         out = _outgoing.get()
         if out is None:
-            return client.submit(item) if isinstance(item, wire.Task) else client.gather(item)
+            return client.submit(item, patience) if isinstance(item, wire.Task) else client.gather(item)
         out.items.append(item)
         if out.streams and (len(out.items) >= _TOGETHER or time.monotonic() - out.since > _TOGETHER_SECONDS):
             self.flush_now()
@@ -491,8 +492,11 @@ class Sender:
             return task_id, None, ignored
         message = self.compose(name, args, kwargs, task, options)
         message = self._announce(message, options)
+        patience = self.app.client.patience(options.get("retry"), options.get("retry_policy"))
+        if patience is not None:
+            self.app.client.reach(patience)  # what travels with the task goes before it
         prepared = self.prepare(message, task)
-        token = self.dispatch(prepared)
+        token = self.dispatch(prepared, patience)
         self._announced(message, options)
         return message.id, token, message.ignore_result
 

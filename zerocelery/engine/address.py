@@ -8,8 +8,10 @@ names the directory of its CURVE keys.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import ipaddress
 import os
+import socket
 import stat
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -77,6 +79,14 @@ class Address:
         """Where workers of this machine keep their words, and the only place where a node looks for one."""
         # A TCP node's directory is its own affair: its workers don't know it.
         return (self.directory if self.is_ipc else state_home()) / "workers"
+
+    def is_deserted(self) -> bool:
+        """Whether nobody listens here at this moment; an answer that a few microseconds give."""
+        if not self.is_ipc:
+            return False  # that takes a connection to find out
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            return probe.connect_ex(self.tasks.removeprefix("ipc://")) in (errno.ECONNREFUSED, errno.ENOENT)
 
     @property
     def start_command(self) -> str:

@@ -47,6 +47,8 @@ class ProducerOptions:
 
     Arguments:
         connect_timeout: seconds that a call waits for a node before it raises NodeUnreachable.
+        submit_timeout: seconds that ``submit`` waits for a node or for room; ``connect_timeout`` unless given.
+        once: whether ``submit`` raises at once where nobody listens at the address.
         window: unacknowledged messages kept before ``submit`` waits; ``window_bytes`` likewise, in bytes.
         cache: results kept that nobody has asked for yet; older ones are asked for again when they are wanted.
         cache_bytes: likewise, in bytes.
@@ -55,6 +57,8 @@ class ProducerOptions:
     """
 
     connect_timeout: float = 4.0
+    submit_timeout: float | None = None
+    once: bool = False
     window: int = 20_000
     window_bytes: int = 128 << 20
     cache: int = 100_000
@@ -62,6 +66,9 @@ class ProducerOptions:
     exit_timeout: float = 2.0
     keeper: bool = True
 
+
+#: Whether to raise at once where nobody listens, and else the seconds that a submission waits.
+Patience = tuple[bool, float]
 
 #: While something is unacknowledged and nobody reads, the keeper looks into the inbox this often (seconds).
 _KEEPER_TICK: Final = 0.05
@@ -212,6 +219,7 @@ class Producer:
         Raises:
             NodeUnreachable, VersionMismatch
         """
+        begun = self._now()
         with self._lock:
             self._connect()
         while not self._connected:
@@ -219,7 +227,7 @@ class Producer:
                 raise self._problem
             left = deadline - self._now()
             if left <= 0:
-                raise self._unreachable()
+                raise self._unreachable(max(0.0, deadline - begun))
             if not self._greeted:
                 self._greet(min(left, _TICK))
             self._step(min(left, _TICK))
@@ -231,7 +239,8 @@ class Producer:
                 self._hello_wait = _HELLO_AFTER
                 self._say_hello(self._now())
 
-    def _unreachable(self) -> NodeUnreachable:
+    def _unreachable(self, seconds: float | None = None) -> NodeUnreachable:
+        seconds = self.options.connect_timeout if seconds is None else seconds
         kept = self._kept_tasks
         waiting = f"; {kept:,} tasks of this process wait for its acknowledgement" if kept else ""
         with self._lock:
@@ -239,29 +248,32 @@ class Producer:
         if problem:
             return NodeUnreachable(f"the node at {self.address.url} does not let this client in: {problem}{waiting}")
         return NodeUnreachable(
-            f"no node answered at {self.address.url} within {self.options.connect_timeout:g} s{waiting}. Start a "
+            f"no node answered at {self.address.url} within {seconds:.3g} s{waiting}. Start a "
             f"worker there (zerocelery -A your_app worker), or a node alone: {self.address.start_command}"
         )
 
     # ── submitting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, task: wire.Task) -> int:
+    def submit(self, task: wire.Task, patience: Patience | None = None) -> int:
         """Send a task; it is kept until the node has it in its journal.
+
+        Arguments:
+            patience: other than the options have it.
 
         Returns:
             a token for :meth:`wait` and :meth:`peek`: with it they know whether its result may have been missed.
 
         Raises:
-            NodeUnreachable: no node answered within ``connect_timeout``.
+            NodeUnreachable: no node answered within ``submit_timeout``.
             QueueFull: the task's queue is at its limit and stayed there that long.
             PayloadTooLarge: the node would not take it.
         """
-        return self._submit((task,))
+        return self._submit((task,), patience)
 
     def submit_many(self, tasks: Sequence[wire.Task]) -> int:
         """Send tasks in as few messages as their size allows; else like :meth:`submit`."""
         if tasks and not self._connected:
-            self._await_node(self._now() + self.options.connect_timeout)  # it says how large a message may be
+            self._await_node_to_submit(None)  # it says how large a message may be
         token = self.epoch
         for batch in self._batches(tasks):
             self._submit(batch)
@@ -280,7 +292,7 @@ class Producer:
         if start < len(tasks):
             yield tasks[start:]
 
-    def _submit(self, tasks: Sequence[wire.Task]) -> int:
+    def _submit(self, tasks: Sequence[wire.Task], patience: Patience | None = None) -> int:
         if _exiting and sys.is_finalizing():
             raise RuntimeError("the interpreter is shutting down: it is too late to submit a task")
         if (
@@ -289,7 +301,7 @@ class Producer:
             or self._kept_tasks >= self.options.window
             or self._kept_bytes >= self.options.window_bytes
         ):
-            self._make_room(tasks)
+            self._make_room(tasks, patience)
         count = len(tasks)
         with self._lock:
             token = self.epoch
@@ -332,11 +344,30 @@ class Producer:
             self._unsent_from = kept.seq + kept.count
         failpoint("producer.after_send")
 
-    def _make_room(self, tasks: Sequence[wire.Task]) -> None:
+    def reach(self, patience: Patience) -> None:
+        """Wait for the node.
+
+        Raises:
+            NodeUnreachable: no node answered in time.
+        """
+        if not self._connected:
+            self._await_node_to_submit(patience)
+
+    def _await_node_to_submit(self, patience: Patience | None) -> float:
+        """Wait for the node as long as a submission may; until when the rest may take."""
+        options = self.options
+        usual = options.connect_timeout if options.submit_timeout is None else options.submit_timeout
+        once, seconds = (options.once, usual) if patience is None else patience
+        if once and not self._connected and self.address.is_deserted():
+            raise self._unreachable(0.0)
+        deadline = self._now() + seconds
+        self._await_node(deadline)
+        return deadline
+
+    def _make_room(self, tasks: Sequence[wire.Task], patience: Patience | None) -> None:
         """Wait until tasks may be taken: for the node's welcome, for receipts, for room in their queue."""
         options = self.options
-        deadline = self._now() + options.connect_timeout
-        self._await_node(deadline)
+        deadline = self._await_node_to_submit(patience)
         while True:
             blocked = next((t.queue for t in tasks if t.queue in self._blocked), None)
             full = self._kept_tasks >= options.window or self._kept_bytes >= options.window_bytes
@@ -363,7 +394,7 @@ class Producer:
         if digest in self._shipped:
             return
         if not self._connected:
-            self._await_node(self._now() + self.options.connect_timeout)
+            self._await_node_to_submit(None)
         if len(blob) + 1024 > self._max_message:
             raise self._too_large("the function, with what it refers to,", len(blob))
         with self._lock:
@@ -410,7 +441,7 @@ class Producer:
     def _number(self, what: str, encode: Callable[[int], bytes]) -> int:
         """Number, keep and send a message that is no task."""
         if not self._connected:
-            self._await_node(self._now() + self.options.connect_timeout)
+            self._await_node_to_submit(None)
         with self._lock:
             token = self.epoch
             seq = self._next()
