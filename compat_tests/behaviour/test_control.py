@@ -19,6 +19,7 @@ from ..conftest import Sandbox, wait_for_end, wait_until, worker_process
 TASKS = '''
 import os, time
 from zerocelery import Celery, signals
+from zerocelery.worker import state as worker_state
 from zerocelery.worker.control import control_command, inspect_command
 
 app = Celery("proj")
@@ -61,6 +62,12 @@ def multiplied(state, factor=2):
 @control_command()
 def fails(state):
     raise KeyError("as told")
+
+@control_command()
+def allow(state, task_id):
+    worker_state.revoked.discard(task_id)
+    worker_state.revoked_stamps.clear()
+    return {"ok": "allowed"}
 '''
 
 
@@ -370,6 +377,30 @@ def test_tasks_are_revoked_by_their_stamps(app: Celery, sandbox: Sandbox, runnin
     with pytest.raises(TaskRevokedError):
         busy.get(timeout=5)
     assert theirs.get(timeout=10) == 4
+
+
+def test_a_command_of_an_app_takes_a_revocation_back(
+    app: Celery, running_worker: Callable[..., str], sandbox: Sandbox
+) -> None:
+    running_worker(TASKS, "-c", "1", "-n", "w1@h")
+
+    def send(task_id: str) -> Any:
+        return app.send_task("proj.add", (1, 2), task_id=task_id)
+
+    def stamped() -> Any:
+        return app.send_task("proj.add", (3, 4), stamped_headers=["tenant"], tenant="acme")
+
+    app.control.revoke(["kept", "allowed"], reply=True, timeout=5.0)
+    app.control.revoke_by_stamped_headers({"tenant": ["acme"]}, reply=True, timeout=5.0)
+    with pytest.raises(TaskRevokedError):
+        stamped().get(timeout=10)
+    assert app.control.broadcast("allow", {"task_id": "allowed"}, reply=True, timeout=5.0) == [
+        {"w1@h": {"ok": "allowed"}}
+    ]
+    assert send("allowed").get(timeout=10) == 3
+    assert stamped().get(timeout=10) == 7
+    with pytest.raises(TaskRevokedError):
+        send("kept").get(timeout=10)
 
 
 def test_a_group_with_a_revoked_member_does_not_wait_for_ever(

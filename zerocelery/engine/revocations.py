@@ -48,6 +48,13 @@ class Revocations:
                 del known[oldest]
                 self.journal.unmark(kind, oldest)
 
+    def take_back(self, ids: Iterable[str], labels: Iterable[str]) -> None:
+        """Remember these no more."""
+        for kind, known, names in ((_ID, self.ids, ids), (_LABEL, self.labels, labels)):
+            for name in names:
+                if known.pop(name, None) is not None:
+                    self.journal.unmark(kind, name)
+
     def expire(self, now: float) -> None:
         """Forget those whose time is over."""
         for kind, known in ((_ID, self.ids), (_LABEL, self.labels)):

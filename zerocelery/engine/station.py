@@ -213,6 +213,16 @@ class Station(Producer):
             lambda seq: wire.encode(wire.Revoke(self.inbox, seq, list(ids), list(labels), terminate, keep)),
         )
 
+    def take_back(self, ids: Sequence[str], labels: Sequence[str] = (), *, timeout: float) -> None:
+        """Let tasks run that are still to come, though they were revoked by these ids or labels.
+
+        Raises:
+            NodeUnreachable: the node has not confirmed it in time.
+        """
+        self.revoke(ids, labels, keep=-1.0)
+        if not self.confirm(timeout):
+            raise self._unreachable()
+
     def lease(
         self, name: str, seconds: float, *, value: bytes | None = None, release: bool = False
     ) -> tuple[bool, bytes]:

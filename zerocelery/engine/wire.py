@@ -331,7 +331,8 @@ class Revoke(Struct, array_like=True, frozen=True, tag=_V + 39):
         ids: of tasks that are here, or will be.
         labels: ``Task.labels``: all tasks that have one of them.
         terminate: those that run are about to be ended: then they were revoked, not lost.
-        keep: for how many seconds this is remembered.
+        keep: for how many seconds this is remembered; a negative number takes earlier revocations of these back, for
+            tasks that are still to come.
     """
 
     inbox: str

@@ -42,7 +42,10 @@ class Withdrawals:
         return ""
 
     def revoke(self, message: wire.Revoke) -> None:
-        """Take the tasks out that wait here, and remember those that may still come."""
+        """Take the tasks out that wait here, and remember those that may still come; or take that back."""
+        if message.keep < 0:
+            self.revocations.take_back(message.ids, message.labels)
+            return
         now = self.clock.wall()
         self.revocations.add(message.ids, message.labels, int(now + bounded(message.keep, _MOST_KEEP)))
         wanted = Wanted(message.ids, message.labels)

@@ -247,6 +247,7 @@ class Desk:
             logger.warning("nobody can ask %s anything before the node knows of it: %s", self.hostname, error)
         if worker_state.revoked:  # of this worker's former life (--statedb)
             self.tasks.revoke(list(worker_state.revoked))
+        worker_state.take_back = self.tasks.take_back
         self.say("worker-online")
         self._beats_at = time.monotonic() + self._heartbeat if self._heartbeat else _FOR_EVER
 
@@ -266,6 +267,8 @@ class Desk:
             self.heartbeat()
 
     def end(self) -> None:
+        if self.tasks is not None and worker_state.take_back == self.tasks.take_back:
+            worker_state.take_back = None
         self.say("worker-offline")
         self.station.close(timeout=0.5)
 

@@ -15,6 +15,7 @@ from zerocelery.app import codec
 from zerocelery.app.message import NO_EMBED, arguments_repr, body_of, read_head, request_of
 from zerocelery.engine import wire
 from zerocelery.engine.processes import host_id
+from zerocelery.engine.producer import ProducerOptions
 from zerocelery.engine.station import Station
 from zerocelery.exceptions import InvalidTaskError
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: A scheduled task's priority as Celery shows it: that of its timer, the same for all.
 _TIMER_PRIORITY = 6
+
+#: How long taking a revocation back may take (seconds).
+_TAKEN_BACK_WITHIN = 5.0
 
 #: A queue that nothing was ever sent to.
 _EMPTY = {"waiting": 0, "scheduled": 0, "leased": 0, "dead": 0, "oldest": None}
@@ -124,6 +128,17 @@ class HeldTasks:
         from zerocelery.worker.state import REVOKE_EXPIRES
 
         self.station.revoke(list(ids), list(labels), terminate=terminate, keep=REVOKE_EXPIRES)
+
+    def take_back(self, ids: Iterable[str], labels: Iterable[str] = ()) -> None:
+        """Have the node start these again; in any thread, so by a connection of its own."""
+        ids, labels = list(ids), list(labels)
+        if not ids and not labels:
+            return
+        station = Station(self.station.address, options=ProducerOptions(keeper=False))
+        try:
+            station.take_back(ids, labels, timeout=_TAKEN_BACK_WITHIN)
+        finally:
+            station.close(timeout=0.0)
 
     def queues(self) -> dict[str, Any]:
         """The pool's queues."""

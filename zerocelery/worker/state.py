@@ -18,7 +18,7 @@ from zerocelery.exceptions import ImproperlyConfigured, WorkerShutdown, WorkerTe
 from zerocelery.utils.limited import LimitedSet, fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = (
     "SOFTWARE_INFO",
@@ -74,10 +74,57 @@ successful_requests = LimitedSet(maxlen=SUCCESSFUL_MAX, expires=SUCCESSFUL_EXPIR
 total_count: Counter[str] = Counter()
 #: The sum of these, in a list so that it may be held on to.
 all_total_count = [0]
+#: Takes revocations back where they are remembered, which is in the worker's node: given ids, and labels of stamps.
+take_back: Callable[[Iterable[str], Iterable[str]], None] | None = None
+
+
+class _Revoked(LimitedSet):
+    """Ids that this worker was told not to run. Who takes one out by hand takes the revocation back."""
+
+    def discard(self, item: Any) -> None:
+        if take_back is not None:
+            take_back([str(item)], ())
+        super().discard(item)
+
+    pop_value = discard
+
+    def clear(self) -> None:
+        if take_back is not None:
+            take_back(map(str, self), ())
+        super().clear()
+
+    def __reduce__(self) -> Any:
+        return LimitedSet, super().__reduce__()[1]
+
+
+class _RevokedStamps(dict[str, Any]):
+    """Stamps that this worker was told not to run. Who takes some out by hand takes the revocation back."""
+
+    def __delitem__(self, header: str) -> None:
+        _take_stamps_back({header: self[header]})
+        super().__delitem__(header)
+
+    def pop(self, header: str, *default: Any) -> Any:
+        if header in self:
+            _take_stamps_back({header: self[header]})
+        return super().pop(header, *default)
+
+    def clear(self) -> None:
+        _take_stamps_back(self)
+        super().clear()
+
+
+def _take_stamps_back(stamps: dict[str, Any]) -> None:
+    from zerocelery.app.message import stamp_labels
+
+    if take_back is not None:
+        take_back((), stamp_labels(stamps))
+
+
 #: Ids of revoked tasks.
-revoked = LimitedSet(maxlen=REVOKES_MAX, expires=REVOKE_EXPIRES)
+revoked = _Revoked(maxlen=REVOKES_MAX, expires=REVOKE_EXPIRES)
 #: Stamps whose tasks are revoked: header → values.
-revoked_stamps: dict[str, Any] = {}
+revoked_stamps: dict[str, Any] = _RevokedStamps()
 
 #: Whether to stop: None or False is no; anything else an exit code, or True.
 should_stop: bool | int | None = None
