@@ -108,10 +108,10 @@ def task_from_message(
     headers = dict(message.headers or {})
     body: bytes = message.body if isinstance(message.body, bytes) else bytes(str(message.body), "utf-8")
     content = message.content_type or codec.JSON, str(message.content_encoding or codec.UTF8)
-    compression = headers.get("compression")
+    # kombu has decompressed it, unless that failed: then whoever runs it is to say why
+    compression = headers.get("compression") if message.errors else None
     if "task" not in headers:
         headers, content, body = _from_protocol_1(message)
-        compression = None
     try:
         known_by = str(message.delivery_tag) if tag is None else tag
         task = _task(

@@ -32,24 +32,27 @@ _GROUP = "Migration Options"
 @click.pass_context
 @handle_preload_options
 def migrate(ctx: click.Context, /, source: str, destination: str, **options: Any) -> None:
-    """Send the tasks that wait at the broker SOURCE to the broker DESTINATION; both are URLs.
+    """Send the tasks that wait at SOURCE to DESTINATION: URLs of brokers, or of nodes (zmq://).
 
-    Without -a they stay in SOURCE, too.
+    Without -a they stay in SOURCE, too. Stop its workers before: what they hold is not moved.
     """
     from kombu.connection import Connection as _Connection
 
+    from zerocelery.app.channel import register
     from zerocelery.contrib.migrate import migrate_tasks
     from zerocelery.engine.address import is_node
 
-    for url in (source, destination):
-        if is_node(url):
-            raise CommandError(f"{url} is a node: migrate moves messages between brokers, as in redis:// and amqp://")
+    if options["forever"] and is_node(source) and not options["ack_messages"]:
+        raise CommandError("-F with a node as SOURCE needs -a: what is left there would be sent again and again")
+    register()
     Connection: Any = _Connection
+    # RabbitMQ is to say that it has a task before that is removed from where it was.
+    confirmed = {"confirm_publish": True} if destination.startswith(("amqp", "pyamqp")) else {}
     cli: CLIContext = ctx.obj
 
     def told(state: Any, body: Any, message: Any) -> None:
         headers = message.headers
         cli.echo(f"Migrating task {state.count + 1}/{state.strtotal}: {headers.get('task')}[{headers.get('id')}]")
 
-    with connected(cli), Connection(source) as old, Connection(destination) as new:
+    with connected(cli), Connection(source) as old, Connection(destination, transport_options=confirmed) as new:
         migrate_tasks(old, new, app=cli.app, callback=told, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -74,6 +75,9 @@ def republish(
     headers = dict(message.headers)
     compression = headers.pop("compression", None)
     without = set(_SAID_ANEW if remove_props is None else remove_props)
+    properties = {name: value for name, value in message.properties.items() if name not in without}
+    if isinstance(properties.get("expiration"), str):  # in milliseconds, as it travels; publish() wants seconds
+        properties["expiration"] = int(properties["expiration"]) / 1000
     as_bytes: Any = ensure_bytes
     producer.publish(
         as_bytes(message.body),
@@ -83,7 +87,7 @@ def republish(
         headers=headers,
         content_type=message.content_type,
         content_encoding=message.content_encoding,
-        **{name: value for name, value in message.properties.items() if name not in without},
+        **properties,
     )
 
 
@@ -112,7 +116,7 @@ def migrate_tasks(
     queues: Any = None,
     **kwargs: Any,
 ) -> State:
-    """Send the messages of one broker on to another.
+    """Send the messages of one broker on to another; each may be a node.
 
     Arguments:
         source, dest: connections.
@@ -120,6 +124,8 @@ def migrate_tasks(
         queues: names of queues, or a mapping of their old names to new ones; default: all of the app's.
         kwargs: as for :func:`start_filter`. With ``ack_messages`` they are removed from the source.
     """
+    from zerocelery.app.moving import confirm, node_of
+
     app = app_or_default(app)
     names = prepare_queues(queues)
     producer = Producer(dest, auto_declare=False)  # type: ignore[no-untyped-call]
@@ -133,9 +139,63 @@ def migrate_tasks(
             there.exchange.name = there.name
         there.declare()
 
-    return start_filter(
-        app, source, partial(migrate, producer, queues=names), queues=names, on_declare_queue=declare, **kwargs
-    )
+    def send(body: Any, message: Any) -> None:
+        migrate(producer, body, message, queues=names)
+        if node is not None:
+            confirm(node)  # before it may be removed where it was
+
+    node, its_source = node_of(dest), node_of(source)
+    if its_source is not None:
+        return _from_node(app, its_source, node, send, declare, names, **kwargs)
+    return start_filter(app, source, send, queues=names, on_declare_queue=declare, **kwargs)
+
+
+def _from_node(
+    app: Any,
+    source: Any,
+    dest: Any,
+    send: Callable[[Any, Any], Any],
+    declare: Callable[[Any], Any],
+    names: dict[str, str],
+    *,
+    limit: int | None = None,
+    ack_messages: bool = False,
+    tasks: Any = None,
+    callback: Callable[..., Any] | None = None,
+    state: State | None = None,
+    forever: bool = False,
+    timeout: float = 1.0,
+    **kwargs: Any,
+) -> State:
+    """Send on what waits at a node: all its queues, unless some are named."""
+    from zerocelery.app.moving import Mover, to_node
+
+    if forever and not ack_messages:
+        raise ValueError("with a node as source, forever needs ack_messages: what is left there would be sent again")
+    state = state or State()
+
+    def moved(message: Any) -> None:
+        if callback is not None:
+            callback(state, message.payload, message)
+        state.count += 1
+
+    mover = Mover(
+        source,
+        to_node(dest, names) if dest is not None else lambda task, message: send(message.payload, message),
+        tasks=frozenset(str_to_list(tasks) or ()), take=ack_messages, told=moved,
+    )  # fmt: skip
+    declared: set[str] = set()
+    while True:
+        waiting = mover.queues()
+        state.total_apx += sum(waiting.get(name, 0) for name in names or waiting)
+        for name in list(names or waiting):
+            if dest is None and name not in declared:
+                declare(app.amqp.queues[name])
+                declared.add(name)
+            mover.move(name, None if limit is None else limit - state.count)
+        if not forever or (limit is not None and state.count >= limit):
+            return state
+        time.sleep(timeout)
 
 
 def prepare_queues(queues: Any) -> dict[str, str]:

@@ -23,6 +23,19 @@ _MOST_POOLS: Final = 1_000
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def answering(question: Callable[..., Any]) -> Callable[[bytes], bytes]:
+    """A function as a query: its arguments come as a mapping in msgpack, and what it gives goes as msgpack."""
+
+    def answer(argument: bytes) -> bytes:
+        try:
+            arguments = msgspec.msgpack.decode(argument, type=dict[str, Any]) if argument else {}
+            return _encode(question(**arguments))
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            return _encode({"error": f"the question can't be understood: {error}"})
+
+    return answer
+
+
 class Inspection:
     """Answers to questions about what the collector has."""
 
@@ -30,26 +43,15 @@ class Inspection:
         self.collector = collector
         self._totals: dict[tuple[str, int, int], dict[str, int]] = {}
         self.queries: dict[str, Callable[[bytes], bytes]] = {
-            "pool": self._answer(self.pool),
-            "scheduled": self._answer(self.scheduled),
-            "queues": self._answer(self.queues),
-            "dead": self._answer(self.dead),
-            "unbury": self._answer(self.unbury),
-            "stations": self._answer(self.stations),
-            "revoked": self._answer(lambda: sorted(collector.revocations.ids)),
-            "lease": self._answer(collector.leases.take),
+            "pool": answering(self.pool),
+            "scheduled": answering(self.scheduled),
+            "queues": answering(self.queues),
+            "dead": answering(self.dead),
+            "unbury": answering(self.unbury),
+            "stations": answering(self.stations),
+            "revoked": answering(lambda: sorted(collector.revocations.ids)),
+            "lease": answering(collector.leases.take),
         }
-
-    @staticmethod
-    def _answer(question: Callable[..., Any]) -> Callable[[bytes], bytes]:
-        def answer(argument: bytes) -> bytes:
-            try:
-                arguments = msgspec.msgpack.decode(argument, type=dict[str, Any]) if argument else {}
-                return _encode(question(**arguments))
-            except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-                return _encode({"error": f"the question can't be understood: {error}"})
-
-        return answer
 
     def totals_of(self, join: wire.Join) -> dict[str, int]:
         """Where the finished tasks of a worker's pool are counted."""

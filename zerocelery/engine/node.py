@@ -30,6 +30,7 @@ from zerocelery.engine.errors import AddressError, EngineError, NodeRunning
 from zerocelery.engine.failpoints import failpoint
 from zerocelery.engine.journal import Durability, Journal
 from zerocelery.engine.ledger import ARRIVAL_MASK, QUEUE_SHIFT, Ledger
+from zerocelery.engine.moving import Moving
 from zerocelery.engine.processes import LocalProcesses, Processes, raise_descriptor_limit
 from zerocelery.engine.publisher import Publisher
 from zerocelery.engine.tenure import take_lock
@@ -145,6 +146,7 @@ class Node:
             lease_number=leases[-1][0] if leases else 0,
         )
         self.collector.queries["status"] = lambda _: msgspec.msgpack.encode(self.status())
+        self.collector.queries.update(Moving(self.collector).queries)
         self.collector.queries[purging.QUERY] = lambda queue: purging.answer(
             self.ledger, self.journal, queue, self.collector.dropped
         )
