@@ -188,6 +188,39 @@ def test_every_option_and_argument_of_celery_5_7_is_there() -> None:
     assert not missing
 
 
+def test_settings_behind_the_options(sandbox: Sandbox, running_worker: Callable[..., str]) -> None:
+    url = running_worker(PROJECT, "-c", "1", "--", ".prefetch_multiplier=7", "task_track_started=true")
+    code, text = run(sandbox, "-b", url, "inspect", "conf", "-j")
+    assert code == 0, text
+    (conf,) = json.loads(text).values()
+    assert conf["worker_prefetch_multiplier"] == 7
+    assert conf["task_track_started"] is True
+    assert "task_time_limit" not in conf  # nobody has set it
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("extra", "'extra' is no option and no setting"),
+        ("prefetch_multiplier=1", "did you mean 'worker_prefetch_multiplier'?"),
+        ("worker_prefetch_multiplier=x", "'worker_prefetch_multiplier': invalid literal"),
+    ],
+)
+def test_what_is_no_setting_is_refused(invoke: Callable[..., Result], command: str, word: str, said: str) -> None:
+    result = invoke(command, "--", word)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+@pytest.mark.parametrize("command", ["worker", "beat", "purge"])
+def test_a_broker_that_nobody_knows_is_one_sentence(invoke: Callable[..., Result], command: str) -> None:
+    result = invoke("-b", "nope://x", command, *(["-f"] if command == "purge" else []))
+    assert result.exit_code == 2
+    assert "nope" in result.output
+    assert "another that kombu knows" in result.output
+
+
 # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -215,6 +248,7 @@ def test_call_prints_the_id_and_result_the_value(sandbox: Sandbox, running_worke
         (["--eta", "tomorrow"], "is no point in time"),
         (["--expires", "soon"], "is no point in time"),
         (["--countdown", "x"], "not a valid float"),
+        (["--serializer", "nope"], "No encoder installed for nope"),
     ],
 )
 def test_call_refuses_what_it_can_not_read(invoke: Callable[..., Result], options: list[str], reason: str) -> None:

@@ -149,6 +149,7 @@ def test_a_route_leads_to_its_queue(databases: Any) -> None:
 def test_every_pool_runs_what_comes_from_redis(client: Celery, worker: Callable[..., Any], pool: str) -> None:
     worker("-P", pool, "-c", "2")
     assert client.send_task("proj.add", (1, 2)).get(timeout=10) == 3
+    assert client.send_task("proj.add", (3, 4), compression="zlib").get(timeout=10) == 7
     assert client.send_task("proj.until", (2,)).get(timeout=10) == 2
     with pytest.raises(KeyError, match="no"):
         client.send_task("proj.fail", ("no",)).get(timeout=10)

@@ -438,9 +438,12 @@ def bugreport(app: Celery) -> str:
         connection = app.connection()
         transport = connection.transport.driver_name
         driver = f"{transport}:{connection.transport.driver_version()}"
+        if connection.transport_cls == "zmq":
+            transport, driver = "zmq", ""  # its library is named in any case
     except Exception:
         # a broker that can't be had is no reason to have no report
         transport, driver = broker_url(conf).partition("://")[0], ""
+    results = conf["result_backend"] or (broker_url(conf) if transport == "zmq" else "disabled")
     ours = f"celery:{CELERY_LEVEL} (zerocelery {__version__})"
     versions = f"{ours} kombu:{kombu.__version__} py:{platform.python_version()}"
     libraries = f"pyzmq:{metadata.version('pyzmq')} {driver}".rstrip()
@@ -449,7 +452,7 @@ def bugreport(app: Celery) -> str:
         f"platform -> system:{platform.system()} arch:{', '.join(part for part in platform.architecture() if part)}\n"
         f"            kernel version:{platform.release()} imp:{platform.python_implementation()}\n"
         f"loader   -> {qualname(type(app.loader))}\n"
-        f"settings -> transport:{transport} results:{sanitize_url(conf['result_backend'] or 'disabled')}\n\n"
+        f"settings -> transport:{transport} results:{sanitize_url(results)}\n\n"
         f"{conf.humanize()}\n"
     )
 

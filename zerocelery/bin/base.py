@@ -69,11 +69,13 @@ __all__ = (
     "environment",
     "handle_preload_options",
     "handle_remote_command_error",
+    "known_broker",
     "log_format_option",
     "log_options",
     "loglevel_option",
     "node_name",
     "pid_file",
+    "settings_of",
     "setup_logging",
 )
 
@@ -293,11 +295,68 @@ class CeleryCommand(click.Command):
 
 
 class CeleryDaemonCommand(CeleryCommand):
-    """A command that can run in the background, with the options that Celery gives all of those."""
+    """A command that can run in the background, with the options that Celery gives all of those.
+
+    Behind ``--`` it takes settings of the app: ``worker -c 4 -- worker_prefetch_multiplier=1 .send_task_events=true``.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {})["allow_extra_args"] = True
         super().__init__(*args, **kwargs)
         self.params.extend(daemon_options())
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- SETTING=VALUE...]"]
+
+
+def settings_of(ctx: click.Context, app: Celery) -> dict[str, Any]:
+    """The app's settings that stand behind a command's options, set; they win over what the app says.
+
+    Raises:
+        click.UsageError: they are none.
+    """
+    if not ctx.args:
+        return {}
+    import difflib
+
+    from zerocelery.app.defaults import SETTING_KEYS
+
+    wrong = next((word for word in ctx.args if "=" not in word), None)
+    if wrong is not None:
+        raise click.UsageError(
+            f"{wrong!r} is no option and no setting: settings come last, as in -- worker_prefetch_multiplier=1", ctx=ctx
+        )
+    try:
+        given = app.loader.cmdline_config_parser(ctx.args, namespace=str(ctx.info_name))
+    except (ValueError, KeyError) as error:
+        raise click.UsageError(f"a setting behind the options can't be read: {error}", ctx=ctx) from error
+    for name in given.keys() - SETTING_KEYS:
+        near = difflib.get_close_matches(name, SETTING_KEYS, n=1) or [f"{ctx.info_name}_{name}"]
+        raise click.UsageError(f"there is no setting {name!r}: did you mean {near[0]!r}?", ctx=ctx)
+    app.conf.update(given)
+    return dict(given)
+
+
+def known_broker(app: Celery) -> None:
+    """Say before anything is started that the app's broker is none that kombu knows, or needs what isn't installed.
+
+    Raises:
+        CommandError: it can't be.
+    """
+    if app.has_node:
+        return
+    from kombu.transport import get_transport_cls
+
+    url = app.conf.broker_url
+    scheme = str(url[0] if isinstance(url, (list, tuple)) else url).partition("://")[0]
+    try:
+        get_transport_cls(scheme)
+    except KeyError:
+        raise CommandError(
+            f"there is no broker {scheme!r}: write zmq://, redis://, amqp:// or another that kombu knows"
+        ) from None
+    except ImportError as error:
+        raise CommandError(f"the broker {scheme}:// can't be used: {error}") from error
 
 
 def daemon_options() -> list[DaemonOption]:
@@ -358,12 +417,18 @@ def accepts(f: Callable[..., Any], name: str) -> bool:
 @contextlib.contextmanager
 def connected(cli: CLIContext) -> Iterator[None]:
     """A broker or node that can't be reached is one sentence and an exit code, not a traceback; let go of it after."""
-    from kombu.exceptions import OperationalError
+    from kombu.exceptions import EncodeError, OperationalError, SerializerNotInstalled
 
     try:
         yield
     except OperationalError as error:
         raise Unavailable(str(error)) from error
+    except (EncodeError, SerializerNotInstalled) as error:
+        raise CommandError(str(error)) from error
+    except KeyError as error:
+        if "No such transport" not in str(error):
+            raise
+        raise CommandError(f"{error.args[0]}: write zmq://, redis://, amqp:// or another that kombu knows") from error
     finally:
         if cli.loaded_app is not None:
             cli.loaded_app.close()
@@ -492,7 +557,9 @@ def pid_file(path: str | None, *, what: str) -> Iterator[None]:
         )
     try:
         lock.acquire()
-    except (LockFailed, OSError) as error:
+    except LockFailed as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
         raise CommandError(f"the pid file {path} can't be written: {error}") from error
     try:
         yield

@@ -17,7 +17,9 @@ from zerocelery.bin.base import (
     CLIContext,
     CommandError,
     handle_preload_options,
+    known_broker,
     log_format_option,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -155,6 +157,8 @@ def beat(
     conf = app.conf
     if cli.broker:
         conf.broker_url = cli.broker
+    settings_of(ctx, app)
+    known_broker(app)
     import_tasks(app)
     app.finalize()
     with in_background(

@@ -26,6 +26,7 @@ from zerocelery.engine.errors import AddressError, EngineError, NodeRunning, Nod
 
 #: Each command's module and its line in the help: a command's own module is imported when it is called.
 COMMANDS = {
+    "amqp": ("zerocelery.bin.amqp", "Declare, bind, purge, publish and get at a broker."),
     "beat": ("zerocelery.bin.beat", "Send periodic tasks when they are due."),
     "call": ("zerocelery.bin.call", "Call a task by its name."),
     "control": ("zerocelery.bin.control", "Tell workers what to do."),
@@ -36,7 +37,7 @@ COMMANDS = {
     "keygen": ("zerocelery.bin.keygen", "Make the keys of a node that other machines may reach."),
     "list": ("zerocelery.bin.list", "List the bindings of a broker."),
     "logtool": ("zerocelery.bin.logtool", "Count what a worker's log says of tasks."),
-    "migrate": ("zerocelery.bin.migrate", "Move waiting tasks from one broker to another."),
+    "migrate": ("zerocelery.bin.migrate", "Move waiting tasks between brokers and nodes."),
     "multi": ("zerocelery.bin.multi", "Start and stop several workers in the background."),
     "node": ("zerocelery.bin.node", "Run the node alone, as a service."),
     "purge": ("zerocelery.bin.purge", "Remove all waiting tasks."),

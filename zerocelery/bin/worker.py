@@ -21,9 +21,11 @@ from zerocelery.bin.base import (
     CommandError,
     add_options,
     comma_separated,
+    known_broker,
     log_format_option,
     loglevel_option,
     pid_file,
+    settings_of,
 )
 from zerocelery.bin.metrics import metrics_option, serving
 
@@ -260,6 +262,8 @@ def worker(
     app = ready_app(cli.app_name, include or ())
     if cli.broker:
         app.conf.broker_url = cli.broker
+    settings = settings_of(ctx, app)
+    known_broker(app)
     become(_text(uid), _text(gid), _octal(umask))
     # The node's start takes about as long as importing the rest of the worker, and there is a second processor.
     with _said_clearly(), node_on_its_way(app):
@@ -269,6 +273,7 @@ def worker(
         app.finalize()
         name = full_name(hostname)
         program = app.Worker(
+            settings=settings,
             hostname=name,
             app_name=cli.app_name,
             include=include,

@@ -175,7 +175,9 @@ class WorkController:
             self.settings.update(worker_log_format="json", worker_task_log_format="json")
         if given.get("disable_prefetch") is not None:
             self.settings["worker_disable_prefetch"] = bool(given["disable_prefetch"])
-        conf.update(self.settings)
+        self.settings.update(given.get("settings") or {})
+        # ``inspect conf`` shows what was set, and not what was left as it is
+        conf.update({name: value for name, value in self.settings.items() if conf.get(name) != value})
         worker_pool(self.pool_name)
 
     def _process(self) -> PoolProcess:
