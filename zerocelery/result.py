@@ -11,12 +11,15 @@ from zerocelery.exceptions import ChordError, ImproperlyConfigured, IncompleteSt
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from typing import Any, Generic, TypeVar
+    from typing import Any, Generic, overload
+
+    from typing_extensions import TypeVar
 
     from zerocelery.app.base import Celery
     from zerocelery.app.progress import Progress
 
-    R = TypeVar("R")
+    #: What the task gives; of several results, each. Anything, where a result is named without it.
+    R = TypeVar("R", default=Any)
 
     class _Typed(Generic[R]):
         pass
@@ -666,7 +669,7 @@ class EagerResult(AsyncResult["R"]):
         return f"<EagerResult: {self.id}>"
 
 
-class ResultSet(ResultBase):
+class ResultSet(ResultBase, _Typed["R"]):
     """Several results as one.
 
     Arguments:
@@ -811,7 +814,7 @@ class ResultSet(ResultBase):
         on_message: Callable[[Any], Any] | None = None,
         disable_sync_subtasks: bool = True,
         on_interval: Callable[[], Any] | None = None,
-    ) -> Any:
+    ) -> list[R]:
         """Wait for all tasks, and return the list of their results; see :meth:`join`."""
         if disable_sync_subtasks:
             assert_will_not_block()
@@ -836,7 +839,7 @@ class ResultSet(ResultBase):
         on_message: Callable[[Any], Any] | None = None,
         disable_sync_subtasks: bool = True,
         on_interval: Callable[[], Any] | None = None,
-    ) -> Any:
+    ) -> list[R]:
         """Wait for the tasks one after the other, and return the list of their results.
 
         Arguments:
@@ -871,7 +874,25 @@ class ResultSet(ResultBase):
                 callback(result.id, value)
             else:
                 values.append(value)
-        return values if callback is None else None
+        return values if callback is None else None  # type: ignore[return-value]
+
+    async def aget(
+        self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True
+    ) -> list[R]:
+        """As :meth:`get`, in a coroutine: ``await result`` is ``await result.aget()``."""
+        from time import monotonic
+
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        deadline = None if timeout is None else monotonic() + timeout
+        values = []
+        for result in self.results:
+            left = None if deadline is None else max(deadline - monotonic(), 0.0)
+            values.append(await result.aget(left, propagate=propagate, disable_sync_subtasks=False))
+        return values
+
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        return self.aget().__await__()
 
     def iter_native(
         self,
@@ -898,7 +919,7 @@ class ResultSet(ResultBase):
         on_message: Callable[[Any], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
         disable_sync_subtasks: bool = True,
-    ) -> Any:
+    ) -> list[R]:
         """As :meth:`join`, waiting for all of them at once."""
         if disable_sync_subtasks:
             assert_will_not_block()
@@ -919,7 +940,7 @@ class ResultSet(ResultBase):
                 callback(task_id, value)
             else:
                 values[place[task_id]] = value
-        return values if callback is None else None
+        return values if callback is None else None  # type: ignore[return-value]
 
     def _group_value(
         self, results: list[Any], timeout: float | None, propagate: bool, disable_sync_subtasks: bool
@@ -956,8 +977,15 @@ class ResultSet(ResultBase):
 
     # ── identity ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[AsyncResult[R]]:
         return iter(self.results)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, index: int) -> AsyncResult[R]: ...
+        @overload
+        def __getitem__(self, index: slice) -> list[AsyncResult[R]]: ...
 
     def __getitem__(self, index: Any) -> Any:
         return self.results[index]
@@ -979,7 +1007,7 @@ class ResultSet(ResultBase):
         return f"<{type(self).__name__}: [{', '.join(result.id for result in self.results)}]>"
 
 
-class GroupResult(ResultSet):
+class GroupResult(ResultSet["R"]):
     """The results of a group's members.
 
     Arguments:
@@ -1000,7 +1028,7 @@ class GroupResult(ResultSet):
         """The members' results."""
         return self.results
 
-    def get(self, *args: Any, **kwargs: Any) -> Any:
+    def get(self, *args: Any, **kwargs: Any) -> list[R]:
         """Wait for all members, and return the list of their results; see :meth:`join`."""
         try:
             return super().get(*args, **kwargs)

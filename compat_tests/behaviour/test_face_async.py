@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from zerocelery import Celery
+from zerocelery import Celery, GroupResult, group
 from zerocelery.exceptions import TimeoutError
 
 TASKS = """
@@ -147,6 +147,22 @@ def test_a_task_is_sent_from_a_coroutine(client: Celery) -> None:
         return await first, await second
 
     assert asyncio.run(send()) == (3, 7)
+
+
+def test_canvases_are_sent_and_awaited_in_a_coroutine(client: Celery) -> None:
+    @client.task(name="proj.add", shared=False)
+    def add(x: int, y: int) -> int:
+        raise AssertionError("this is the worker's")
+
+    async def send() -> tuple[list[int], int, list[int]]:
+        grouped = await group(add.s(n, n) for n in range(3)).adelay()
+        chained = await (add.s(1) | add.s(3)).aapply_async((2,))
+        nobody: GroupResult[int] = GroupResult("none", [client.AsyncResult("nobody-sent-this")], app=client)
+        with pytest.raises(TimeoutError):
+            await nobody.aget(timeout=0.1)
+        return await grouped, await chained, await group(add.si(5, 5)).delay()
+
+    assert asyncio.run(send()) == ([0, 2, 4], 6, [10])
 
 
 def test_an_eager_coroutine_runs_with_and_without_a_loop_around_it() -> None:

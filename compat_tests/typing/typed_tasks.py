@@ -4,7 +4,18 @@
 
 from typing import Any
 
-from zerocelery import Celery, Signature, Task, shared_task
+from zerocelery import (
+    AsyncResult,
+    Celery,
+    GroupResult,
+    Signature,
+    Task,
+    chain,
+    chord,
+    group,
+    shared_task,
+    signature,
+)
 
 app = Celery("typed")
 
@@ -93,7 +104,67 @@ takes(add.s(1), later.s(1), named.s())
 takes(add.s(1), add.s(1), add.s(1))  # refused
 
 
+# ── canvases ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+reveal_type(add.s(1) | later.s())  # sees: Signature[str]
+reveal_type((add.s(1) | later.s() | named.s()).delay().get())  # sees: list[str]
+reveal_type(chain(add.s(1), later.s()).delay().get())  # sees: str
+reveal_type(chain(add.s(1), later.s(), named.s()).apply_async(countdown=1))  # sees: AsyncResult[list[str]]
+reveal_type(chain([add.s(1), later.s()]).delay().get())  # sees: Any
+piped = add.s(1)
+reveal_type(~(piped | bound.s()))  # sees: float
+
+reveal_type(group(add.s(1), add.s(2)))  # sees: group[int]
+reveal_type(group(add.s(n) for n in range(3)).delay())  # sees: GroupResult[int]
+reveal_type(group([add.s(1)]).apply_async(countdown=1).get(timeout=1))  # sees: list[int]
+reveal_type(group(add.s(1), later.s(2))().get())  # sees: list[int | str]
+reveal_type(group(add.s(1), add.s(2), add.s(3), add.s(4), add.s(5)).delay().join())  # sees: list[int]
+reveal_type([one.get() for one in group(add.s(1)).delay()])  # sees: list[int]
+reveal_type(group(add.s(1)).delay()[0].get())  # sees: int
+reveal_type((add.s(1) | group(later.s(), later.s())).delay().results)  # sees: Any
+reveal_type((add.s(1) | group(later.s(), later.s())).delay().get())  # sees: list[str]
+reveal_type(chain(add.s(1), group(later.s(), later.s())).delay())  # sees: GroupResult[str]
+reveal_type((group(later.s(1)) | add.s()).delay().get())  # sees: int
+
+reveal_type(chord([add.s(1), add.s(2)])(later.s()))  # sees: AsyncResult[str]
+reveal_type(chord([add.s(1), add.s(2)], later.s()).delay().get())  # sees: str
+reveal_type(chord(group(add.s(1), add.s(2)))(named.s()).get())  # sees: list[str]
+reveal_type((chord([add.s(1)], later.s()) | shared.s()).delay().get())  # sees: bytes
+
+reveal_type(add.map([1, 2]).delay().get())  # sees: list[int]
+reveal_type(add.starmap([(1, 2)]).apply_async().get())  # sees: list[int]
+reveal_type(add.chunks([(1, 2), (3, 4)], 1)().get())  # sees: list[list[int]]
+reveal_type(signature(add, (1, 2)).delay().get())  # sees: int
+reveal_type(signature("typed.add", (1, 2)).delay().get())  # sees: Any
+
+add.s(1) | 5  # refused
+group(5)  # refused
+group(add)  # refused
+chain(5, add.s())  # refused
+chord(5)  # refused
+chord([add.s(1)])(5)  # refused
+wrong: int = (add.s(1) | later.s()).delay().get()  # refused
+wrong_too: list[str] = group(add.s(1)).delay().get()  # refused
+
+
+def keeps(task: Task, result: AsyncResult, results: GroupResult) -> Signature:
+    """What a task takes and gives need not be said."""
+    task.delay(1, anything=2)
+    reveal_type(result.get())  # sees: Any
+    reveal_type(results.get())  # sees: list[Any]
+    return task.s()
+
+
+keeps(add, add.delay(1), group(add.s(1)).delay())
+
+
 async def waits() -> None:
+    reveal_type(await add.s(1).adelay(2))  # sees: AsyncResult[int]
+    reveal_type(await (await add.s(1, 2).aapply_async(countdown=1)))  # sees: int
+    reveal_type(await add.aapply_async((1,)))  # sees: AsyncResult[int]
+    reveal_type(await group(add.s(1)).delay())  # sees: list[int]
+    reveal_type(await (await group(later.s(1)).adelay()).aget(timeout=1))  # sees: list[str]
+    reveal_type(await (add.s(1) | later.s()).delay())  # sees: str
     reveal_type(await add.s(1).delay(2))  # sees: int
     reveal_type(await add.delay(1))  # sees: int
     reveal_type(await add.adelay(1))  # sees: AsyncResult[int]

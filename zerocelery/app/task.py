@@ -18,15 +18,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
-    from typing import Any, Generic, ParamSpec, TypeVar
+    from typing import Any, Generic
+
+    from typing_extensions import ParamSpec, TypeVar
 
     from zerocelery.app.base import Celery
     from zerocelery.app.sending import Plan
+    from zerocelery.canvas.maps import chunks, xmap, xstarmap
     from zerocelery.canvas.signature import Signature
     from zerocelery.result import AsyncResult, EagerResult
 
-    P = ParamSpec("P")
-    R = TypeVar("R", covariant=True)
+    P = ParamSpec("P", default=...)
+    R = TypeVar("R", covariant=True, default=Any)
 
     class _Typed(Generic[P, R]):
         pass
@@ -514,19 +517,19 @@ class Task(_Typed["P", "R"]):
         """``.si(*a, **k)`` is ``.signature(a, k, immutable=True)``."""
         return self.signature(args, kwargs, immutable=True)
 
-    def map(self, it: Any) -> Any:
+    def map(self, it: Any) -> xmap[R]:
         """One task that calls this one for each item."""
         from zerocelery.canvas.maps import xmap
 
         return xmap(self.s(), it, app=self.app)
 
-    def starmap(self, it: Any) -> Any:
+    def starmap(self, it: Any) -> xstarmap[R]:
         """One task that calls this one for each item, which is a list of arguments."""
         from zerocelery.canvas.maps import xstarmap
 
         return xstarmap(self.s(), it, app=self.app)
 
-    def chunks(self, it: Any, n: int) -> Any:
+    def chunks(self, it: Any, n: int) -> chunks[R]:
         """Tasks that call this one for n items each, which are lists of arguments."""
         from zerocelery.canvas.maps import chunks
 

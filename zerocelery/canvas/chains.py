@@ -11,15 +11,20 @@ from zerocelery.canvas.signature import Signature, copied_options, maybe_signatu
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+    from typing import Any, TypeAlias, overload
 
     from zerocelery.app.base import Celery
+    from zerocelery.canvas.signature import R, T
+    from zerocelery.canvas.types import ChainToGroup, EndsInGroup
+    from zerocelery.result import AsyncResult, EagerResult
+
+    _Step: TypeAlias = Signature[Any]
 
 __all__ = ("_chain", "chain")
 
 
 @Signature.register_type(name="chain")
-class _chain(Signature):
+class _chain(Signature["R"]):
     """Steps one after the other, as they were given; :class:`chain` combines them first.
 
     A group with a step behind it becomes a chord when the chain is sent. What is sent is the first step, with all
@@ -76,7 +81,9 @@ class _chain(Signature):
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    def apply_async(  # type: ignore[override]
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> AsyncResult[R]:
         """Send the chain; gives the last step's result, whose parents are those of the steps before it."""
         kwargs = kwargs or {}
         if self.app.conf["task_always_eager"]:
@@ -84,7 +91,7 @@ class _chain(Signature):
 
             with allow_join_result():
                 return self.apply(args, kwargs, **options)
-        return self.run(args, kwargs, **_merged(self.options, options))
+        return self.run(args, kwargs, **_merged(self.options, options))  # type: ignore[no-any-return]
 
     def run(
         self,
@@ -241,7 +248,7 @@ class _chain(Signature):
 
     # ── eagerly ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerResult[R]:
         """Run all steps here and now; gives the last one's result."""
         options = _merged(self.options, options)
         link = several(options.pop("link", None))
@@ -260,7 +267,7 @@ class _chain(Signature):
             result = after
             if getattr(result, "state", None) in (states.IGNORED, states.REJECTED):
                 break
-        return result
+        return result  # type: ignore[no-any-return]
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,14 +277,37 @@ class _chain(Signature):
         return without_repeats(self.tasks[0]["task"], " | ".join(repr(task) for task in self.tasks))
 
 
-class chain(_chain):
+class chain(_chain["R"]):
     """``chain(a, b, c)``: the same as ``a | b | c``.
 
     So a group with something behind it becomes a chord, chains within become part of this one, and what comes out need
     not be a chain. With options (``chain(a, b, task_id=…)``) the steps stay as they are until the chain is sent.
     """
 
-    def __new__(cls, *tasks: Any, **kwargs: Any) -> Any:
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(cls, a: EndsInGroup[T], /, **o: Any) -> ChainToGroup[T]: ...
+        @overload
+        def __new__(cls, a: Signature[T], /, **o: Any) -> chain[T]: ...
+        @overload
+        def __new__(cls, a: _Step, b: EndsInGroup[T], /, **o: Any) -> ChainToGroup[T]: ...
+        @overload
+        def __new__(cls, a: _Step, b: Signature[T], /, **o: Any) -> chain[T]: ...
+        @overload
+        def __new__(cls, a: _Step, b: _Step, c: EndsInGroup[T], /, **o: Any) -> ChainToGroup[T]: ...
+        @overload
+        def __new__(cls, a: _Step, b: _Step, c: Signature[T], /, **o: Any) -> chain[T]: ...
+        @overload
+        def __new__(cls, a: _Step, b: _Step, c: _Step, d: EndsInGroup[T], /, **o: Any) -> ChainToGroup[T]: ...
+        @overload
+        def __new__(cls, a: _Step, b: _Step, c: _Step, d: Signature[T], /, **o: Any) -> chain[T]: ...
+        @overload
+        def __new__(cls, tasks: Iterable[_Step], /, **o: Any) -> chain[Any]: ...
+        @overload
+        def __new__(cls, *tasks: dict[str, Any], **o: Any) -> chain[Any]: ...
+
+    def __new__(cls, *tasks: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         if kwargs or not tasks or (len(tasks) == 1 and not _is_list(tasks[0])):
             return super().__new__(cls)
         made = _fold_chain(tasks[0] if len(tasks) == 1 else tasks)
@@ -287,9 +317,11 @@ class chain(_chain):
             return own
         return made
 
-    def __init__(self, *tasks: Any, **kwargs: Any) -> None:
-        if "kwargs" not in self:
-            super().__init__(*tasks, **kwargs)
+    if not TYPE_CHECKING:  # to a checker it is __new__ that says what comes out
+
+        def __init__(self, *tasks: Any, **kwargs: Any) -> None:
+            if "kwargs" not in self:
+                super().__init__(*tasks, **kwargs)
 
 
 def _is_list(value: Any) -> bool:

@@ -12,9 +12,13 @@ from zerocelery.canvas.signature import Signature, call_text, maybe_signature, s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterable
+    from typing import Any, overload
 
     from zerocelery.app.base import Celery
+    from zerocelery.canvas.signature import R, T
+    from zerocelery.canvas.types import EndsInGroup
+    from zerocelery.result import AsyncResult, GroupResult
 
 __all__ = ("chord",)
 
@@ -28,7 +32,7 @@ _OF_THE_HEADER = frozenset(["countdown", "eta", "parent_id", "producer", "add_to
 
 
 @Signature.register_type(name="chord")
-class _chord(Signature):
+class _chord(Signature["R"]):
     """``chord(header, body)``, or ``chord(header)(body)``: the body gets the list of the header's results.
 
     The header's members are counted by the node, in its journal: the body is called once, whatever dies. Where a member
@@ -59,6 +63,15 @@ class _chord(Signature):
         made["kwargs"].update(more)
         return made
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: _chord[T], header: Iterable[Any], body: Signature[T], **options: Any) -> None: ...
+        @overload
+        def __init__(
+            self: _chord[Any], header: Iterable[Any], body: dict[str, Any] | None = None, **options: Any
+        ) -> None: ...
+
     def __init__(
         self,
         header: Any,
@@ -72,6 +85,17 @@ class _chord(Signature):
         own = {"kwargs": kwargs or {}, "header": _maybe_group(header, app), "body": maybe_signature(body, app=app)}
         super().__init__(task, args, own, app=app, **options)
         self.subtask_type = "chord"
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, body: EndsInGroup[T], **options: Any) -> GroupResult[T]: ...
+        @overload
+        def __call__(self, body: Signature[T], **options: Any) -> AsyncResult[T]: ...
+        @overload
+        def __call__(self, body: dict[str, Any], **options: Any) -> AsyncResult[Any]: ...
+        @overload
+        def __call__(self, body: None = None, **options: Any) -> AsyncResult[R]: ...
 
     def __call__(self, body: Any = None, **options: Any) -> Any:
         """Send the header; the body is this one, or that which was given before."""
@@ -118,7 +142,7 @@ class _chord(Signature):
         router: Any = None,
         result_cls: Any = None,
         **options: Any,
-    ) -> Any:
+    ) -> AsyncResult[R]:
         """Send the header; gives the body's result, whose parent is the header's.
 
         Callbacks and errbacks among the options are the body's; a delay is the header's.
@@ -143,12 +167,12 @@ class _chord(Signature):
         header = self._header(app)
         if app.conf["task_always_eager"]:
             with allow_join_result():
-                return self.apply(args, kwargs, body=body, task_id=task_id, **options)
+                return self.apply(args, kwargs, body=body, task_id=task_id, **options)  # type: ignore[no-any-return]
         if producer is not None:
             options["producer"] = producer
         if body is None:
-            return header.apply_async(args, kwargs, **options)
-        return self.run(header, body, args, task_id=task_id, kwargs=kwargs, **options)
+            return header.apply_async(args, kwargs, **options)  # type: ignore[no-any-return]
+        return self.run(header, body, args, task_id=task_id, kwargs=kwargs, **options)  # type: ignore[no-any-return]
 
     def _with_own(self, options: dict[str, Any]) -> dict[str, Any]:
         own = self.options

@@ -8,10 +8,22 @@ from zerocelery.canvas.signature import Signature, maybe_signature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Iterable, Iterator
+    from typing import Any, overload
+
+    from typing_extensions import Self, TypeVar
 
     from zerocelery.app.base import Celery
+    from zerocelery.canvas.types import EndsInGroup as _Base
+    from zerocelery.result import GroupResult
+
+    #: What each member gives.
+    M = TypeVar("M", default=Any)
+    A = TypeVar("A", default=Any)
+    B = TypeVar("B", default=Any)
+    C = TypeVar("C", default=Any)
+else:
+    _Base = Signature
 
 __all__ = ("group", "maybe_unroll_group")
 
@@ -20,7 +32,7 @@ _PLACE = ("group_id", "group_index", "chord", "chain")
 
 
 @Signature.register_type()
-class group(Signature):
+class group(_Base["M"]):
     """``group(a, b, c)``, or of an iterable of calls: all are sent at once, the result is the list of theirs.
 
     Calls that a generator makes are sent as they come.
@@ -42,7 +54,24 @@ class group(Signature):
         made.kwargs.update((key, value) for key, value in d["kwargs"].items() if key != "tasks")
         return made
 
-    def __init__(self, *tasks: Any, **options: Any) -> None:
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: group[A], tasks: group[A], /, **options: Any) -> None: ...
+        @overload
+        def __init__(self: group[A], tasks: Iterable[Signature[A]], /, **options: Any) -> None: ...
+        @overload
+        def __init__(self: group[A | B], a: Signature[A], b: Signature[B], /, **options: Any) -> None: ...
+        @overload
+        def __init__(
+            self: group[A | B | C], a: Signature[A], b: Signature[B], c: Signature[C], /, **options: Any
+        ) -> None: ...
+        @overload
+        def __init__(self: group[A], *tasks: Signature[A], **options: Any) -> None: ...
+        @overload
+        def __init__(self: group[Any], *tasks: dict[str, Any], **options: Any) -> None: ...
+
+    def __init__(self, *tasks: Any, **options: Any) -> None:  # type: ignore[misc]
         given: Any = tasks
         if len(tasks) == 1:
             given = tasks[0]
@@ -56,7 +85,7 @@ class group(Signature):
         super().__init__("celery.group", (), {"tasks": as_tasks(given)}, app=app, **options)
         self.subtask_type = "group"
 
-    def __call__(self, *partial_args: Any, **options: Any) -> Any:
+    def __call__(self, *partial_args: Any, **options: Any) -> GroupResult[M]:
         """Send all calls, with more arguments."""
         return self.apply_async(partial_args, **options)
 
@@ -94,7 +123,7 @@ class group(Signature):
         link: Any = None,
         link_error: Any = None,
         **options: Any,
-    ) -> Any:
+    ) -> GroupResult[M]:
         """Send all calls; gives a GroupResult.
 
         Raises:
@@ -140,7 +169,7 @@ class group(Signature):
         sender = task.app.sender
         return bool(sender.send_member(task, result, args, kwargs, options))
 
-    def result_of(self, app: Any, group_id: str, results: list[Any], add_to_parent: bool = True) -> Any:
+    def result_of(self, app: Any, group_id: str, results: list[Any], add_to_parent: bool = True) -> GroupResult[M]:
         """The group's result; a child of the task that runs here."""
         if len(results) == 1 and hasattr(results[0], "results"):
             result = results[0]  # of a chain that ends in a group: that group's is all there is to tell
@@ -150,7 +179,7 @@ class group(Signature):
             parent = app.current_worker_task
             if parent is not None:
                 parent.add_trail(result)
-        return result
+        return result  # type: ignore[no-any-return]
 
     def _with_own(self, options: dict[str, Any]) -> dict[str, Any]:
         own = self.options
@@ -196,7 +225,7 @@ class group(Signature):
             else:
                 yield one
 
-    def freeze(
+    def freeze(  # type: ignore[override]
         self,
         _id: str | None = None,
         group_id: str | None = None,
@@ -204,7 +233,7 @@ class group(Signature):
         root_id: str | None = None,
         parent_id: str | None = None,
         group_index: int | None = None,
-    ) -> Any:
+    ) -> GroupResult[M]:
         """Give the group and all its calls their ids now; its tasks are copies from then on."""
         options = self.options
         gid = options.get("task_id")
@@ -221,11 +250,11 @@ class group(Signature):
             options["parent_id"] = parent_id
         pairs = list(self.members(_counted_in(options) or gid, chord=chord, root_id=root_id))
         self.tasks = [task for task, _ in pairs]
-        return self.app.GroupResult(gid, [result for _, result in pairs])
+        return self.app.GroupResult(gid, [result for _, result in pairs])  # type: ignore[no-any-return]
 
-    _freeze = freeze
+    _freeze = freeze  # type: ignore[assignment]
 
-    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> GroupResult[M]:  # type: ignore[override]
         """Run all calls here and now, one after the other."""
         options = self._with_own(options)
         group_id = options.pop("task_id", None) or uuid()
@@ -237,7 +266,7 @@ class group(Signature):
             task.apply(args, kwargs, **options)
             for task, _ in self.members(group_id, chord=chord, root_id=options.get("root_id"))
         ]
-        return self.app.GroupResult(group_id, results)
+        return self.app.GroupResult(group_id, results)  # type: ignore[no-any-return]
 
     # ── completing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -255,7 +284,7 @@ class group(Signature):
         errback = maybe_signature(sig)
         return tuple(task.link_error(errback.clone()) for task in self.tasks)
 
-    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group:
+    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
         """Delay the calls: the first by ``start`` seconds, each next by ``step`` more, none by more than ``stop``."""
         delay = start * 1.0
         for task in self.tasks:

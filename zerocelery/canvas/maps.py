@@ -10,12 +10,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from typing_extensions import TypeVar
+
     from zerocelery.app.base import Celery
+    from zerocelery.canvas.groups import group
+    from zerocelery.result import AsyncResult, GroupResult
+
+    #: What the task gives for each item.
+    M = TypeVar("M", default=Any)
 
 __all__ = ("chunks", "xmap", "xstarmap")
 
 
-class _basemap(Signature):
+class _basemap(Signature["list[M]"]):
     _task_name: str
 
     @classmethod
@@ -33,12 +40,14 @@ class _basemap(Signature):
         super().__init__(self._task_name, (), kwargs, immutable=True, app=app, **options)
         self.subtask_type = self._task_name.rpartition(".")[2] if self._task_name != "celery.map" else "xmap"
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    def apply_async(  # type: ignore[override]
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> AsyncResult[list[M]]:
         """Send the map as one task, by the way of the task that it calls."""
         _, _, options = self._merge((), {}, options)
         options = dict(options)
         route_name = options.pop("route_name", None) or task_name(self["kwargs"]["task"])
-        return self.type.apply_async((), self["kwargs"], route_name=route_name, **options)
+        return self.type.apply_async((), self["kwargs"], route_name=route_name, **options)  # type: ignore[no-any-return]
 
     @property
     def app(self) -> Any:
@@ -51,7 +60,7 @@ class _basemap(Signature):
 
 
 @Signature.register_type()
-class xmap(_basemap):
+class xmap(_basemap["M"]):
     """``task.map(it)``: one task that calls another for each item, and gives the list of results."""
 
     _task_name = "celery.map"
@@ -61,7 +70,7 @@ class xmap(_basemap):
 
 
 @Signature.register_type()
-class xstarmap(_basemap):
+class xstarmap(_basemap["M"]):
     """``task.starmap(it)``: as :class:`xmap`, each item being the list of arguments."""
 
     _task_name = "celery.starmap"
@@ -75,7 +84,7 @@ class xstarmap(_basemap):
 
 
 @Signature.register_type()
-class chunks(Signature):
+class chunks(Signature["list[list[M]]"]):
     """``task.chunks(it, n)``: a group of starmaps of n items each."""
 
     @classmethod
@@ -94,18 +103,20 @@ class chunks(Signature):
         super().__init__("celery.chunks", (), kwargs, immutable=True, app=app, **options)
         self.subtask_type = "chunks"
 
-    def __call__(self, **options: Any) -> Any:
+    def __call__(self, **options: Any) -> GroupResult[list[M]]:
         """Send the chunks."""
         return self.apply_async(**options)
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    def apply_async(  # type: ignore[override]
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> GroupResult[list[M]]:
         """Send the chunks as a group, by the way of the task that they call."""
         _, _, options = self._merge((), {}, options)
         options = dict(options)
         route_name = options.pop("route_name", None) or task_name(self["kwargs"]["task"])
         return self.group().apply_async((), {}, route_name=route_name, **options)
 
-    def group(self) -> Any:
+    def group(self) -> group[list[M]]:
         """The group of starmaps that this is."""
         from zerocelery.canvas.groups import group
 

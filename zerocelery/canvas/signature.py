@@ -9,15 +9,20 @@ from zerocelery.utils import abstract
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, ClassVar, Generic
+    from typing import Any, ClassVar, Generic, overload
 
     from typing_extensions import Self, TypeVar
 
     from zerocelery.app.base import Celery
+    from zerocelery.app.task import Task
+    from zerocelery.canvas.types import EndsInGroup
     from zerocelery.result import AsyncResult, EagerResult
 
     #: What the task gives; anything, where a signature is named without it.
     R = TypeVar("R", covariant=True, default=Any)
+    #: As above, of another signature; and how a class is given back as it came.
+    T = TypeVar("T", default=Any)
+    Class = TypeVar("Class", bound=type)
 
     class _Base(dict[str, Any], Generic[R]):
         pass
@@ -63,10 +68,10 @@ class Signature(_Base["R"]):
     root_id = _option("root_id")
 
     @classmethod
-    def register_type(cls, name: str | None = None) -> Callable[[Any], Any]:
+    def register_type(cls, name: str | None = None) -> Callable[[Class], Class]:
         """Make a subclass known as what ``subtask_type`` names."""
 
-        def register(subclass: Any) -> Any:
+        def register(subclass: Class) -> Class:
             Signature.TYPES[name or subclass.__name__] = subclass
             return subclass
 
@@ -133,6 +138,16 @@ class Signature(_Base["R"]):
         else:
             args, kwargs, options = self.args, self.kwargs, self.options
         return self._apply_async(args, kwargs, **options)  # type: ignore[no-any-return]
+
+    async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R]:
+        """As :meth:`delay`, in a coroutine: the event loop goes on where sending has to wait."""
+        return await self.aapply_async(partial_args, partial_kwargs)
+
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R]:
+        """As :meth:`apply_async`, in a coroutine."""
+        import asyncio
+
+        return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
 
     @property
     def _apply_async(self) -> Any:
@@ -329,15 +344,38 @@ class Signature(_Base["R"]):
 
     # ── combining ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def __or__(self, other: EndsInGroup[T]) -> EndsInGroup[T]: ...
+        @overload
+        def __or__(self, other: Signature[T]) -> Signature[T]: ...
+        @overload
+        def __or__(self, other: dict[str, Any]) -> Signature[Any]: ...
+
     def __or__(self, other: Any) -> Any:
         """``a | b``: a chain, in which b gets a's result."""
         from zerocelery.canvas.chains import joined
 
         return joined(self, other)
 
-    def __ior__(self, other: Any) -> Any:
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def __ior__(self, other: EndsInGroup[T]) -> EndsInGroup[T]: ...
+        @overload
+        def __ior__(self, other: Signature[T]) -> Signature[T]: ...
+        @overload
+        def __ior__(self, other: dict[str, Any]) -> Signature[Any]: ...
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         # a dict would take the other's items over
         return self.__or__(other)
+
+    if TYPE_CHECKING:
+        # mypy looks here first where both sides are signatures, and would else find a dict's
+        def __ror__(self, other: Signature[Any]) -> Signature[R]:  # type: ignore[misc, override]
+            raise NotImplementedError
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -436,6 +474,16 @@ def call_text(name: str, args: Any, kwargs: Any) -> str:
     """A call as Python would write it."""
     shown = [repr(arg) for arg in args] + [f"{key}={value!r}" for key, value in kwargs.items()]
     return f"{name}({', '.join(shown)})"
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def signature(varies: Task[..., T], *args: Any, **kwargs: Any) -> Signature[T]: ...
+    @overload
+    def signature(varies: Signature[T]) -> Signature[T]: ...
+    @overload
+    def signature(varies: str | dict[str, Any], *args: Any, **kwargs: Any) -> Signature[Any]: ...
 
 
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Any:
