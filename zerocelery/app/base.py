@@ -557,6 +557,19 @@ class Celery:
         self._made.pop("backend", None)
         self._local.backend = None
 
+    @property
+    def _backend_cache(self) -> Any:
+        """The same, under the name by which people's tests put another in its place for a while."""
+        return self._backend
+
+    @_backend_cache.setter
+    def _backend_cache(self, backend: Any) -> None:
+        self.backend = backend
+
+    @_backend_cache.deleter
+    def _backend_cache(self) -> None:
+        del self._backend
+
     # ── kombu's brokers ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -695,6 +708,15 @@ class Celery:
         if found is None:
             found = self._made["pool"] = self.connection_for_write().Pool(self.conf["broker_pool_limit"])
         return found
+
+    @property
+    def _pool(self) -> Any:
+        """These connections, where somebody has asked for them; None where not."""
+        return self._made.get("pool")
+
+    @_pool.setter
+    def _pool(self, pool: Any) -> None:
+        self._made["pool"] = pool
 
     @property
     def producer_pool(self) -> Any:

@@ -267,7 +267,7 @@ class Desk:
             self.heartbeat()
 
     def end(self) -> None:
-        if self.tasks is not None and worker_state.take_back == self.tasks.take_back:
+        if worker_state.take_back == self.tasks.take_back:
             worker_state.take_back = None
         self.say("worker-offline")
         self.station.close(timeout=0.5)
