@@ -45,7 +45,7 @@ def receive() -> None:
 
 
 def until(task_id: str, kind: str) -> list[dict[str, Any]]:
-    """The events of a task by type, when the one that ends it is there; client's and worker's come on two ways."""
+    """The events of a task by type and try, when the one that ends it is there; client's and worker's come on two ways."""
 
     def there() -> bool:
         return any(event.get("uuid") == task_id and event["type"] == kind for event in heard)
@@ -54,7 +54,7 @@ def until(task_id: str, kind: str) -> list[dict[str, Any]]:
         assert something.wait_for(there, timeout=20), (kind, heard)
         return [
             {"type": event["type"], "fields": {key: described(key, value) for key, value in event.items()}}
-            for event in sorted(heard, key=lambda event: str(event["type"]))
+            for event in sorted(heard, key=lambda event: (str(event["type"]), event.get("retries") or 0))
             if event.get("uuid") == task_id
         ]
 
