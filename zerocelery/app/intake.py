@@ -37,10 +37,8 @@ import contextlib
 import logging
 import os
 import select
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from datetime import datetime, timezone
@@ -55,10 +53,11 @@ from zerocelery import states
 from zerocelery._state import Frame
 from zerocelery.app import codec, delays
 from zerocelery.app.message import NO_EMBED, PROTOCOL_HEADERS, Head, body_of, head_bytes, read_head, stamp_labels
+from zerocelery.app.privatenode import PrivateNode
 from zerocelery.app.stored import BrokerRun
 from zerocelery.app.trace import AppStrategy
 from zerocelery.backends.zmq import loss_exception
-from zerocelery.engine import tenure, wire
+from zerocelery.engine import wire
 from zerocelery.engine.errors import EngineError
 from zerocelery.engine.producer import Producer
 from zerocelery.engine.strategy import Outcome
@@ -655,38 +654,6 @@ def _with_flags(task: wire.Task, flags: int) -> wire.Task:
 
 
 # ── the worker ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class PrivateNode:
-    """A directory with a node's address and the pipe; both are gone at the end."""
-
-    def __init__(self) -> None:
-        self.directory = tempfile.mkdtemp(prefix="zerocelery-")
-        self.address = f"zmq://{self.directory}"
-        self.words = str(Path(self.directory) / "words")
-        os.mkfifo(self.words, 0o600)
-        # a pipe that somebody reads can be opened for writing by whoever comes first
-        self._keep_open = os.open(self.words, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """End the node, and remove the directory."""
-        from zerocelery.engine.address import parse_address
-
-        pid = tenure.owner_pid(parse_address(self.address))
-        if pid:
-            _end(pid)
-        os.close(self._keep_open)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _end(pid: int) -> None:
-    try:
-        watch = os.pidfd_open(pid)
-    except OSError:
-        return
-    with contextlib.closing(os.fdopen(watch, "rb", closefd=True)), contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        select.select([watch], [], [], 5.0)
 
 
 def run_broker_worker(
