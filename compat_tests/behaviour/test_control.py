@@ -143,6 +143,18 @@ def test_workers_are_chosen_by_name_or_pattern(app: Celery, sandbox: Sandbox) ->
         control.broadcast("ping", reply=True, timeout=5.0, callback=seen.append)
         assert len(seen) == 2
         assert control.broadcast("ping") is None
+        # The node holds tasks with an ETA for both; each is listed by one.
+        later = {app.send_task("proj.add", (1, n), countdown=600).id for n in range(30)}
+        wait_until(lambda: sum(map(len, control.inspect(timeout=5.0).scheduled().values())) >= 30)
+        scheduled = control.inspect(timeout=5.0).scheduled()
+        listed = {name: [item["request"]["id"] for item in items] for name, items in scheduled.items()}
+        assert sorted(listed["one@h"] + listed["two@h"]) == sorted(later)
+        assert all(listed.values())
+        assert control.inspect("one@h", timeout=5.0).scheduled() == scheduled["one@h"]
+        found = control.inspect(timeout=5.0).query_task(*later)
+        assert {name: set(tasks) for name, tasks in found.items()} == {name: set(ids) for name, ids in listed.items()}
+        control.cancel_consumer("celery", destination=["one@h"], reply=True)
+        wait_until(lambda: len(control.inspect("two@h", timeout=5.0).scheduled()) == 30)
 
 
 def test_a_worker_without_remote_control_works_and_answers_nobody(

@@ -223,3 +223,54 @@ def test_what_is_wrong_is_one_sentence(sandbox: Sandbox, options: list[str], sai
     assert worker.wait(PATIENCE) != 0
     assert said in " ".join(sandbox.output(worker).split())
     assert "Traceback" not in sandbox.output(worker)
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        (
+            "threads",
+            "time limits are not enforced in a pool of kind threads, and some have one (proj.co, proj.limited)",
+        ),
+        ("solo", "time limits are not enforced in a pool of kind solo, and some have one (proj.co, proj.limited)"),
+        ("asyncio", "time limits are not enforced for tasks that are not async, and some have one (proj.limited)"),
+    ],
+)
+def test_what_a_pool_does_not_do_is_said_at_the_start(sandbox: Sandbox, pool: str, said: str) -> None:
+    source = (
+        TASKS
+        + """
+@app.task(time_limit=5)
+def limited():
+    pass
+
+@app.task(time_limit=5)
+async def co():
+    pass
+"""
+    )
+    options = ("-P", pool, "--max-tasks-per-child", "9", "--max-memory-per-child", "9", "--autoscale", "3,2")
+    with worker_process(sandbox, source, *options) as worker:
+        lines = " ".join(sandbox.output(worker).split())
+        assert f"time limits are not enforced {said}" in lines
+        kind = f"has no effect in a pool of kind {pool}, which"
+        assert f"worker_max_tasks_per_child {kind} has no process to replace" in lines
+        assert f"worker_max_memory_per_child {kind} has no process to replace" in lines
+        assert f"--autoscale {kind} stays at 3" in lines
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_a_pool_without_processes_grows_and_shrinks(sandbox: Sandbox, call: Callable[..., Any], pool: str) -> None:
+    if pool == "gevent" and os.environ.get("CI") != "true":
+        pytest.importorskip("gevent.pool")
+    app = Celery("client", broker=sandbox.url)
+    with worker_process(sandbox, TASKS, "-P", pool, "-c", "1", "-n", "w@h"):
+        first, second = call("sleep", 1.0), call("add", 1, 1)
+        wait_until(lambda: app.control.inspect("w@h").active())
+        assert app.control.pool_grow(1, reply=True) == [{"w@h": {"ok": "pool will grow"}}]
+        assert second.get(timeout=20) == 2
+        assert not first.ready()  # it had no need to wait
+        app.control.pool_shrink(1, reply=True)
+        assert first.get(timeout=20) is not None
+        wait_until(lambda: app.control.inspect("w@h").stats()["pool"]["max-concurrency"] == 1)
+        assert call("add", 2, 2).get(timeout=20) == 4

@@ -11,6 +11,7 @@ from typing import Any
 
 from zerocelery import platforms
 from zerocelery.worker import WorkController
+from zerocelery.worker.unsupported import without_effect
 from zerocelery.worker.worker import worker_pool
 
 __all__ = ("Worker",)
@@ -50,8 +51,8 @@ class Worker(WorkController):
             self.purge_messages()
         platforms.check_privileges(self.app.conf["accept_content"])
         logger = logging.getLogger("celery.worker")
-        if self.pool_name in ("threads", "solo") and (self.time_limit or self.soft_time_limit):
-            logger.warning("time limits are not enforced in a %s pool: take prefork or asyncio", self.pool_name)
+        for warning in without_effect(self):
+            logger.warning("%s", warning)
 
     def on_consumer_ready(self, consumer: Any) -> None:
         if not self.quiet and not logging.getLogger("celery.worker").isEnabledFor(logging.INFO):

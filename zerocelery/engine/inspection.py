@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,14 +101,34 @@ class Inspection:
             )
         return {"workers": workers, "totals": totals}
 
-    def scheduled(self, queues: list[str], limit: int = _MOST_TASKS) -> list[tuple[float, bytes]]:
-        """The tasks of these queues that wait for their ETA, the earliest first: (due, message)."""
+    def scheduled(
+        self, queues: list[str], limit: int = _MOST_TASKS, host: str = "", pid: int = 0
+    ) -> list[tuple[float, bytes]]:
+        """The tasks of these queues that wait for their ETA, the earliest first: (due, message).
+
+        Arguments:
+            host, pid: of the process that keeps a pool. Then only what this pool answers for: of all that serve a
+                task's queue, one does.
+        """
         found = []
+        asking, pools = (host, pid), {name: self._pools_of(name) for name in queues} if host else {}
         for due, raw in self.collector.journal.schedule(max(0, min(limit, _MOST_TASKS))):
             head = wire.decode_task_head(raw)
             if isinstance(head, wire.TaskHead) and head.queue in queues:
-                found.append((due, _told(raw)))
+                serving = pools.get(head.queue)
+                if not serving or serving[zlib.crc32(head.id.encode()) % len(serving)] == asking:
+                    found.append((due, _told(raw)))
         return found
+
+    def _pools_of(self, queue: str) -> list[tuple[str, int]]:
+        """The pools that serve a queue, by host and pid, in an order that is the same for all who ask."""
+        return sorted(
+            {
+                (worker.joined.host, worker.joined.parent_pid or worker.joined.pid)
+                for worker in self.collector.workers.values()
+                if queue in worker.joined.queues
+            }
+        )
 
     def queues(self) -> dict[str, dict[str, Any]]:
         """Of each queue: how many wait, are scheduled, are with workers, and are dead; how old the oldest is (s)."""

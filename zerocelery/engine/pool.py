@@ -11,6 +11,7 @@ is ended: acknowledged late it goes back into its queue, else it fails). What ha
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -177,14 +178,15 @@ class Supervisor:
         """Have more or fewer workers; those that are too many finish what they run.
 
         Raises:
-            ValueError: none would be left, or the pool's size can't be changed (threads, solo).
+            ValueError: none would be left, or it is a solo pool.
         """
         if concurrency < 1:
             raise ValueError(f"a pool has at least one worker, not {concurrency}")
-        if self.pool != "prefork":
-            raise ValueError(f"the size of a {self.pool} pool can't be changed: take prefork")
+        if self.pool == "solo":
+            raise ValueError("a solo pool has one worker: take prefork or threads")
         self.concurrency = concurrency
         self._wake()
+        self._rouse()
 
     def busy(self) -> int:
         """How many workers run a task now."""
@@ -221,14 +223,21 @@ class Supervisor:
         count = 1 if self.pool == "solo" else self.concurrency
         joined = _Countdown(count, self.on_ready)
         links = SharedContext()
-        for index in range(count):
+
+        def another() -> Worker:
+            index = next(numbers)
             worker = Worker(
-                self.address, strategy, queues=self.queues, name=_child_name(self.name, index, count),
+                self.address, strategy, queues=self.queues, name=_child_name(self.name, index, max(count, index + 1)),
                 on_joined=joined.down, link=links.link, hub=self._hub,
             )  # fmt: skip
             self._workers.append(worker)
+            return worker
+
         if self.stopping:
             return 0
+        numbers = itertools.count()
+        for _ in range(count):
+            another()
         attending = None
         if self.attendant is not None:
             self.attendant.begin(self)
@@ -243,7 +252,7 @@ class Supervisor:
                     signal.signal(END_SIGNAL, self._on_end_signal)
                 self._workers[0].run()
             else:
-                self._run_in_threads()
+                self._run_in_threads(another)
         except Ended:
             pass  # the task that this very thread ran was ended; the node has been told
         finally:
@@ -255,7 +264,7 @@ class Supervisor:
                 attending.attendant.end()
         return 0
 
-    def _run_in_threads(self) -> None:
+    def _run_in_threads(self, another: Callable[[], Worker]) -> None:
         failures: list[BaseException] = []
 
         def run(worker: Worker) -> None:
@@ -269,17 +278,32 @@ class Supervisor:
             finally:
                 self._rouse()
 
-        for worker in self._workers:
+        def start(worker: Worker) -> None:
             threading.Thread(target=run, args=(worker,), name=worker.name, daemon=True).start()
+
+        for worker in self._workers:
+            start(worker)
         poller = waiting.poll()
         poller.register(self._main_read, waiting.READ)
         while self.has_threads and self.stopping < 2:
             poller.poll(None)  # a signal handler runs in between
             waiting.read_now(self._main_read)
+            for _ in range(self._missing()):
+                start(another())
         if self.has_threads:
             self._abandon(poller)
         if failures:
             raise failures[0]
+
+    def _missing(self) -> int:
+        """How many workers are to be started; those that are too many, idle ones first, are told to leave."""
+        if self.stopping:
+            return 0
+        self._workers[:] = [worker for worker in self._workers if not worker.left]
+        staying = [worker for worker in self._workers if not worker.leaves]
+        for worker in sorted(staying, key=lambda worker: not worker.since)[self.concurrency :]:
+            worker.stop()
+        return self.concurrency - len(staying)
 
     def _abandon(self, poller: waiting.Poll) -> None:
         """End what runs. A green task is interrupted, and may clean up; a thread can't be, so it runs on until the

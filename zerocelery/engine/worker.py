@@ -229,6 +229,11 @@ class Worker:
         if link is not None:
             link.wake()
 
+    @property
+    def leaves(self) -> bool:
+        """Whether it was told to stop, or has decided to."""
+        return self._leaving
+
     def give_cause_of_shutdown(self) -> None:
         """Tell the node that this process is ended on purpose."""
         if self._word.path:

@@ -93,9 +93,10 @@ class HeldTasks:
         return [self._described(task) for task in self.held() if not task.runs]
 
     def scheduled(self) -> list[dict[str, Any]]:
-        """The tasks of the pool's queues that wait for their time."""
+        """The tasks of the pool's queues that wait for their time; of all that serve a queue, one lists each."""
         found = []
-        for due, raw in self.station.ask("scheduled", {"queues": list(self.serves())}):
+        argument = {"queues": list(self.serves()), "host": self._host, "pid": os.getpid()}
+        for due, raw in self.station.ask("scheduled", argument):
             message = wire.decode_task(raw)
             if isinstance(message, wire.Task):
                 found.append(
