@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
 from zerocelery import Celery
@@ -106,6 +107,24 @@ def test_sigterm_is_warm_however_often_it_comes(sandbox: Sandbox, call: Callable
     assert not waiting.ready()
     with worker_process(sandbox, TASKS, "-c", "1"):
         assert waiting.get(timeout=20) == 2
+
+
+def test_who_waits_for_the_last_task_of_a_warm_shutdown_uses_no_processor(
+    sandbox: Sandbox, call: Callable[..., Any]
+) -> None:
+    worker = start(sandbox, "-c", "2")
+    result = call("sleep", "a", 3.0)
+    wait_told(sandbox, "a began")
+    parent = psutil.Process(worker.pid)
+    worker.send_signal(signal.SIGTERM)
+    # the other process has nothing to do, and leaves at once
+    wait_until(lambda: "worker_process_shutdown 0" in told(sandbox), what="a process that has left")
+    before = parent.cpu_times()
+    wait_told(sandbox, "a ended")
+    after = parent.cpu_times()
+    assert after.user + after.system - before.user - before.system < 0.5
+    assert worker.wait(PATIENCE) == 0
+    assert result.get(timeout=20) == "a"
 
 
 def test_everything_is_announced_in_order(sandbox: Sandbox, call: Callable[..., Any]) -> None:

@@ -197,7 +197,8 @@ class Children:
         if fd >= 0:
             poller.register(fd, select.POLLIN)
         now = time.monotonic()
-        waits = [due - now for due in (*self.due.values(), *self.ended.values())]
+        refills = () if self.supervisor.stopping else self.due.values()  # a pool that ends fills no slot again
+        waits = [due - now for due in (*refills, *self.ended.values())]
         if self.supervisor.autoscale is not None:
             waits.append(self.scaled + INTERVAL - now)
         if self.supervisor.stopping == 1 and self.supervisor.stop_by is not None:
