@@ -228,12 +228,9 @@ def test_what_is_wrong_is_one_sentence(sandbox: Sandbox, options: list[str], sai
 @pytest.mark.parametrize(
     ("pool", "said"),
     [
-        (
-            "threads",
-            "time limits are not enforced in a pool of kind threads, and some have one (proj.co, proj.limited)",
-        ),
-        ("solo", "time limits are not enforced in a pool of kind solo, and some have one (proj.co, proj.limited)"),
-        ("asyncio", "time limits are not enforced for tasks that are not async, and some have one (proj.limited)"),
+        ("threads", "in a pool of kind threads, and some have one (proj.co, proj.limited)"),
+        ("solo", "in a pool of kind solo, and some have one (proj.co, proj.limited)"),
+        ("asyncio", "for tasks that are not async, and some have one (proj.limited)"),
     ],
 )
 def test_what_a_pool_does_not_do_is_said_at_the_start(sandbox: Sandbox, pool: str, said: str) -> None:
