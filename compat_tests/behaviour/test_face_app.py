@@ -365,3 +365,26 @@ def test_pending_settings_are_made_when_one_is_read() -> None:
     assert made == [1]
     with pytest.raises(AttributeError, match="no setting 'nothing'"):
         conf.nothing  # noqa: B018
+
+
+class Kept:
+    """Pickled as what an attribute of its app makes."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+    def __reduce_args__(self) -> tuple[int]:
+        return (self.number,)
+
+
+class KeepingApp(Celery):
+    @property
+    def kept(self) -> type[Kept]:
+        made: type[Kept] = self.subclass_with_self(Kept, reverse="kept")
+        return made
+
+
+def test_an_object_of_an_app_is_pickled_as_what_its_app_has() -> None:
+    with KeepingApp("keeps", set_as_current=False) as app:
+        found = pickle.loads(pickle.dumps(app.kept(3)))
+    assert (found.number, found.app.main, isinstance(found, Kept)) == (3, "keeps", True)

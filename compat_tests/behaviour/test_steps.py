@@ -8,6 +8,7 @@ import pytest
 
 from compat_tests.conftest import PATIENCE, Sandbox, wait_until, worker_process
 from zerocelery import Celery, bootsteps
+from zerocelery.worker.consumer import Consumer
 
 STEPS = """
 import os
@@ -154,3 +155,61 @@ def test_celerys_own_steps_can_be_required_by_name_where_there_is_no_celery() ->
     blueprint.apply(type("Parent", (), {"steps": []})())
 
     assert [step.alias for step in blueprint.order] == ["Timer", "Connection", "Step"]
+
+
+SERVES_MORE = """
+from zerocelery import Celery, bootsteps
+
+app = Celery("proj")
+
+@app.task(rate_limit="600/m")
+def where(**kwargs):
+    return where.request.delivery_info["routing_key"]
+
+class More(bootsteps.StartStopStep):
+    def start(self, parent):
+        parent.add_task_queue("more")
+        bucket = parent.bucket_for_task(app.tasks["proj.where"])
+        assert bucket.fill_rate == 10 and bucket.can_consume(1), bucket
+        parent.call_soon(lambda text: open("soon", "w").write(text), "soon")
+
+app.steps["consumer"].add(More)
+
+@app.on_after_configure.connect
+def ready(sender, **kwargs):
+    from zerocelery import signals
+    @signals.worker_ready.connect(weak=False)
+    def less(sender, **kwargs):
+        sender.cancel_task_queue("celery")
+"""
+
+
+def test_a_step_changes_the_queues_of_its_worker(sandbox: Sandbox) -> None:
+    with worker_process(sandbox, SERVES_MORE, "-c", "1", "-n", "w1@h"), Celery("client", broker=sandbox.url) as app:
+        assert app.send_task("proj.where", queue="more").get(timeout=PATIENCE) == "more"
+        wait_until((sandbox.home / "soon").exists)
+        wait_until(lambda: [q["name"] for q in app.control.inspect().active_queues()["w1@h"]] == ["more"])
+
+
+def test_where_no_pool_runs_a_consumer_says_how_queues_are_changed() -> None:
+    with (
+        Celery("none", broker="memory://", set_as_current=False) as app,
+        pytest.raises(RuntimeError, match=r"app\.steps"),
+    ):
+        Consumer(app, "w@h").add_task_queue("more")
+
+
+def test_a_consumer_connects_to_the_broker_and_drops_what_cannot_be_read() -> None:
+    class Message:
+        acked = False
+
+        def ack(self) -> None:
+            self.acked = True
+
+    message = Message()
+    with Celery("none", broker="memory://", set_as_current=False) as app:
+        consumer = Consumer(app, "w@h")
+        with consumer.connect() as connection:
+            assert connection.connected
+        consumer.on_decode_error(message, ValueError("no"))
+    assert message.acked

@@ -810,11 +810,28 @@ class Celery:
         return found
 
     def subclass_with_self(
-        self, Class: Any, name: str | None = None, attribute: str = "app", keep_reduce: bool = True, **attributes: Any
+        self,
+        Class: Any,
+        name: str | None = None,
+        attribute: str = "app",
+        reverse: str | None = None,
+        keep_reduce: bool = False,
+        **attributes: Any,
     ) -> Any:
-        """A subclass whose attribute is this app."""
+        """A subclass whose attribute is this app.
+
+        Arguments:
+            Class: the class, or its name.
+            name: the subclass's; the class's own unless given.
+            reverse: the app's attribute (with dots) that is the subclass: an instance is pickled as that, called with
+                what the instance's ``__reduce_args__()`` gives.
+            keep_reduce: instances are pickled as those of the class are, all the same.
+            attributes: more of the subclass.
+        """
         base = symbol_by_name(Class)
         own = {attribute: self, "__module__": base.__module__, "__doc__": base.__doc__, **attributes}
+        if reverse is not None and not keep_reduce:
+            own["__reduce__"] = lambda made: (_remade, (self, reverse, made.__reduce_args__()))
         return type(name or base.__name__, (base,), own)
 
     def type_checker(self, fun: Callable[..., Any], bound: bool = False) -> Callable[..., Any] | None:
@@ -1223,6 +1240,13 @@ class Celery:
             "task_cls": self.task_cls,
             "namespace": self.namespace,
         }
+
+
+def _remade(app: Celery, attribute: str, args: tuple[Any, ...]) -> Any:
+    """An instance of a class that is the app's, as it was pickled."""
+    from operator import attrgetter
+
+    return attrgetter(attribute)(app)(*args)
 
 
 def _ours(path: Any) -> Any:
