@@ -21,6 +21,7 @@ from kombu.transport import virtual
 
 from zerocelery import _state
 from zerocelery._ids import uuid
+from zerocelery.app import codec
 from zerocelery.app.client import NodeClient, celery_errors
 from zerocelery.app.defaults import DEFAULT_BROKER
 from zerocelery.app.intake import task_from_message
@@ -37,11 +38,28 @@ _LISTENS_WITHIN = 5.0
 # kombu has no types
 _Channel: Any = virtual.Channel
 _Transport: Any = virtual.Transport
+_Message: Any = virtual.Message
+
+_read_json = msgspec.json.Decoder().decode
 
 
 def register() -> None:
     """Let kombu know what ``zmq://`` is."""
     transports.TRANSPORT_ALIASES.setdefault("zmq", f"{__name__}:Transport")
+
+
+class Heard(_Message):  # type: ignore[misc]
+    """A message of a stream."""
+
+    def _decode(self) -> Any:
+        accepted = self.accept is None or self.content_type in self.accept
+        # kombu's reader of JSON calls a function for each object in it; only what has types of its own needs that.
+        if accepted and self.content_type == codec.JSON and b"__type__" not in self.body:
+            try:
+                return _read_json(self.body)
+            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
+                pass  # NaN, and other things that Python's JSON lets pass
+        return super()._decode()
 
 
 class Channel(_Channel):  # type: ignore[misc]
@@ -131,7 +149,7 @@ class Channel(_Channel):  # type: ignore[misc]
                 continue
             delivery = {"exchange": exchange, "routing_key": routing_key}
             callback(
-                self.Message(
+                Heard(
                     {
                         "body": body,
                         "content-type": content_type,

@@ -78,6 +78,8 @@ class TaskEvents:
         self._made: list[dict[str, Any]] = []
         self._worker: Worker | None = None
         self._pid = 0
+        self._clock = 0  # the last event's
+        self._offset = utcoffset()
 
     def attach(self, worker: Worker) -> None:
         """Let what is made leave with this worker's reports."""
@@ -93,44 +95,58 @@ class TaskEvents:
             and (task is None or bool(task.send_events))
         )  # fmt: skip
 
-    def make(self, type: str, uuid: str, **fields: Any) -> None:
-        """Make one event.
+    def _tick(self, now: float) -> int:
+        """The next event's clock.
 
-        Its clock follows the time: each process of a pool has a clock of its own, and who orders a worker's events by
-        their clocks is to see them in their order.
+        It follows the time: each process of a pool has a clock of its own, and who orders a worker's events by their
+        clocks is to see them in their order. The app's clock is set by it when the events leave.
         """
+        if not self._made:
+            self._clock = max(self._clock, self.app.clock.value)
+        self._clock = clock = max(self._clock + 1, int(now * 1000))
+        return clock
+
+    def make(self, type: str, uuid: str, **fields: Any) -> None:
+        """Make one event."""
         now = time.time()
         self._made.append(
             {
-                "type": type,
-                "uuid": uuid,
-                **fields,
-                "hostname": self.hostname,
-                "pid": self._pid,
-                "clock": self.app.clock.adjust(int(now * 1000)),
-                "timestamp": now,
-                "utcoffset": 0,
+                "type": type, "uuid": uuid, **fields, "hostname": self.hostname, "pid": self._pid,
+                "clock": self._tick(now), "timestamp": now, "utcoffset": self._offset,
             }
-        )
+        )  # fmt: skip
         if len(self._made) >= _TOGETHER and self._worker is not None:
             self.flush(self._worker)
 
     def begun(self, run: NodeRun) -> None:
         """A worker has a task, and runs it."""
+        # Two events at once, written out: half of what -E costs a worker was in making them one by one.
         head, task = run.head, run.task
-        self.make(
-            "task-received",
-            task.id,
-            name=task.name,
-            args=head.argsrepr if head.argsrepr is not None else arguments_repr(tuple(run.args)),
-            kwargs=head.kwargsrepr if head.kwargsrepr is not None else arguments_repr(run.kwargs),
-            root_id=head.root_id or task.id,
-            parent_id=run.parent_id,
-            retries=head.retries,
-            eta=_iso(task.eta),
-            expires=_iso(task.expires),
-        )
-        self.make("task-started", task.id)
+        now = time.time()
+        clock = self._tick(now)
+        self._made += (
+            {
+                "type": "task-received",
+                "uuid": task.id,
+                "name": task.name,
+                "args": head.argsrepr if head.argsrepr is not None else arguments_repr(tuple(run.args)),
+                "kwargs": head.kwargsrepr if head.kwargsrepr is not None else arguments_repr(run.kwargs),
+                "root_id": head.root_id or task.id,
+                "parent_id": run.parent_id,
+                "retries": head.retries,
+                "eta": _iso(task.eta),
+                "expires": _iso(task.expires),
+                "hostname": self.hostname,
+                "pid": self._pid,
+                "clock": clock,
+                "timestamp": now,
+                "utcoffset": self._offset,
+            },
+            {
+                "type": "task-started", "uuid": task.id, "hostname": self.hostname, "pid": self._pid,
+                "clock": self._tick(now), "timestamp": now, "utcoffset": self._offset,
+            },
+        )  # fmt: skip
 
     def ended(self, run: NodeRun, answer: Any) -> None:
         """The task has returned, or raised.
@@ -159,9 +175,8 @@ class TaskEvents:
         if not self._made:
             return
         made, self._made = self._made, []
-        offset = utcoffset()
-        for event in made:
-            event["utcoffset"] = offset
+        self._offset = utcoffset()
+        self.app.clock.adjust(self._clock)
         try:
             worker.cast(self.stream, [pack(made, "task.multi", self.serializer)])
         except Exception as error:  # an event that can't be written must not cost a result
