@@ -266,7 +266,7 @@ def test_a_forked_child_sends_and_receives_by_itself(sandbox: Any, running_worke
         """
     )
 
-    assert output.strip() == "both"
+    assert output.splitlines()[-1] == "both"  # before it Python 3.12 may warn of fork with threads
 
 
 @pytest.mark.parametrize("pool", [("-P", "threads", "-c", "2"), ("-P", "prefork", "--pool-start-method", "spawn")])
