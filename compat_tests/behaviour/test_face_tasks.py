@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zerocelery import Celery
+from zerocelery import Celery, Task
 from zerocelery.app.utils import sanitize_url
 
 from ..conftest import Sandbox
@@ -144,3 +144,32 @@ def test_a_bug_report_names_versions_and_no_secrets() -> None:
     assert "zerocelery" in report
     assert "kombu" in report
     assert "hidden" not in report
+
+
+def test_a_class_that_wraps_calls_and_a_task_that_calls_itself_keep_the_request() -> None:
+    app = Celery("wrapped", broker="memory://", backend="cache+memory://", set_as_current=False)
+    wrapped: list[Any] = []
+
+    class Wrapping(Task):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            wrapped.append(self.request.id)
+            return super().__call__(*args, **kwargs)
+
+    @app.task(base=Wrapping, bind=True)
+    def down(self: Any, n: int) -> Any:
+        seen = [(self.request.id, self.request.args, self.request.called_directly)]
+        return seen + (self(n - 1) if n else [])
+
+    result = down.apply((1,), task_id="mine")
+    assert [(one[0], list(one[1]), one[2]) for one in result.get()] == [("mine", [1], False), ("mine", [0], False)]
+    assert wrapped == ["mine", "mine"]
+
+    @app.task(base=Wrapping, bind=True, max_retries=2)
+    def stubborn(self: Any) -> int:
+        if self.request.retries < 2:
+            raise self.retry(countdown=0)
+        return int(self.request.retries)
+
+    assert stubborn.apply().get() == 2
+    assert down(0) == [(None, (0,), True)]
+    app.close()

@@ -332,13 +332,25 @@ class Task(_Typed["P", "R"]):
     # ── calling ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here, as a function."""
+        """Run the function here, as a function.
+
+        Where the task runs already (a class of its own calls this from its ``__call__``, or it calls itself), its
+        request stays as it is, but for the arguments.
+        """
         self.app.finalize(auto=True)
-        _state.push(Frame(self, request=Context(args=args, kwargs=kwargs)))
+        outer = frame_of(self)
+        if outer is None:
+            frame = Frame(self, request=Context(args=args, kwargs=kwargs))
+        else:
+            fields = {**vars(outer.request), "args": args, "kwargs": kwargs, "_children": outer.request.children}
+            frame = Frame(self, outer.source, request=Context(fields), followups=outer.followups)
+        _state.push(frame)
         try:
             return self.run(*args, **kwargs)  # type: ignore[no-any-return]
         finally:
             _state.pop()
+            if outer is not None and frame.replaced:
+                outer.replaced = True
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What the task does."""

@@ -45,7 +45,7 @@ def receive() -> None:
 
 
 def until(task_id: str, kind: str) -> list[dict[str, Any]]:
-    """The events of a task by type and try, when the one that ends it is there; client's and worker's come on two ways."""
+    """A task's events by type and try, when the one that ends it is there; client's and worker's come on two ways."""
 
     def there() -> bool:
         return any(event.get("uuid") == task_id and event["type"] == kind for event in heard)
