@@ -356,9 +356,11 @@ class BrokerStrategyFactory:
         self.words = words
         self.hostname = hostname
 
-    def __call__(self) -> BrokerStrategy:
-        app: Celery = self.factory().app
-        return BrokerStrategy(app, self.words, hostname=self.hostname)
+    def __call__(self) -> Any:
+        made = self.factory()
+        strategy = BrokerStrategy(made.app, self.words, hostname=self.hostname)
+        around = getattr(made, "around", None)  # a pool of somebody else's class
+        return strategy if around is None else around(strategy)
 
 
 # ── the intake ───────────────────────────────────────────────────────────────────────────────────────────────────────

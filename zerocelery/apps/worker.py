@@ -12,7 +12,6 @@ from typing import Any
 from zerocelery import platforms
 from zerocelery.worker import WorkController
 from zerocelery.worker.unsupported import without_effect
-from zerocelery.worker.worker import worker_pool
 
 __all__ = ("Worker",)
 
@@ -70,7 +69,7 @@ class Worker(WorkController):
         from zerocelery.app.utils import broker_url
 
         app = self.app
-        pool = self.pool_name if self.pool_name == "asyncio" else worker_pool(self.pool_name)
+        pool = "prefork" if self.pool_name == "processes" else self.pool_name
         size = (
             str(self.concurrency) if not self.autoscale else f"{{min={min(self.autoscale)}, max={max(self.autoscale)}}}"
         )

@@ -40,8 +40,8 @@ _POOLS = ("prefork", "processes", "threads", "solo", "asyncio", "gevent", "event
 
 def worker_pool(value: str) -> str:
     """A pool by Celery's name for it; one that isn't here is answered with what to take."""
-    if value not in _POOLS:
-        raise click.BadParameter(f"there is no pool {value!r}: take {', '.join(_POOLS)}")
+    if value not in _POOLS and not (":" in value or "." in value or value == "custom"):
+        raise click.BadParameter(f"there is no pool {value!r}: take {', '.join(_POOLS)} or package.module:Class")
     return "prefork" if value == "processes" else value
 
 
@@ -192,7 +192,9 @@ _pool_options = add_options(
         "-c", "--concurrency", type=concurrency_number, metavar="NUMBER",
         help="Tasks at a time. Default: one for each processor.",
     ),
-    _pool_option("-P", "--pool", type=worker_pool, metavar="POOL", help=f"{', '.join(_POOLS)}."),
+    _pool_option(
+        "-P", "--pool", type=worker_pool, metavar="POOL", help=f"{', '.join(_POOLS)}, or package.module:Class."
+    ),
     _pool_option("-E", "--task-events", "--events", "task_events", is_flag=True, default=None, help="Send events."),
     _pool_option("--time-limit", type=float, help="Seconds after which a task's process is killed and replaced."),
     _pool_option("--soft-time-limit", type=float, help="Seconds after which a task gets SoftTimeLimitExceeded."),

@@ -10,6 +10,7 @@ the worker joins again with what it holds and what it has reported without an an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -19,7 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -92,6 +93,17 @@ def current_worker() -> Worker | None:
     """The worker that runs in this thread, if any."""
     worker: Worker | None = getattr(_current, "worker", None)
     return worker
+
+
+@contextlib.contextmanager
+def acting_for(worker: Worker | None) -> Iterator[None]:
+    """Do in this thread what a worker has left to it."""
+    before = current_worker()
+    _current.worker = worker
+    try:
+        yield
+    finally:
+        _current.worker = before
 
 
 class Worker:

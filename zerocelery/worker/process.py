@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zerocelery.app.base import Celery
     from zerocelery.app.trace import AppStrategy
+    from zerocelery.worker.ownpool import PoolStrategy
 
 #: Modules that running a task takes.
 _NEEDED = ("zerocelery.app.timelimits", "zerocelery.app.trace", "zerocelery.engine.pool", "zerocelery.engine.worker")
@@ -39,6 +40,7 @@ class PoolProcess:
         announces: whether ``worker_process_init`` is sent where the strategy is made: by a pool without processes of
             its own that runs tasks in the worker's.
         shares_loop: whether all coroutines run on one loop.
+        pool: what calls the tasks, where that is a pool of somebody else's class.
     """
 
     app_name: str | None
@@ -49,6 +51,7 @@ class PoolProcess:
     logfile: str | None = None
     announces: bool = False
     shares_loop: bool = False
+    pool: Any = None
 
     def preload(self) -> None:
         """Import what every process of the pool will need, once and in memory that forks share."""
@@ -91,7 +94,7 @@ class PoolProcess:
         """Called first in each child."""
         prefork.process_initializer(self.app(), self.hostname)
 
-    def __call__(self) -> AppStrategy:
+    def __call__(self) -> AppStrategy | PoolStrategy:
         if self.shares_loop:
             from zerocelery.app.sharedloop import share
 
@@ -99,6 +102,10 @@ class PoolProcess:
         strategy = self.app().strategy(hostname=self.hostname)
         if self.announces:
             signals.worker_process_init.send(sender=self.hostname)
+        if self.pool is not None:
+            from zerocelery.worker.ownpool import PoolStrategy
+
+            return PoolStrategy(strategy, self.pool)
         return strategy
 
     def end(self, exitcode: int) -> None:

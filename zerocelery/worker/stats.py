@@ -20,7 +20,7 @@ def stats_of(desk: Desk) -> dict[str, Any]:
     """Counts, and what the worker is made of."""
     supervisor, conf, scaler = desk.supervisor, desk.app.conf, desk.supervisor.autoscale
     pool = str(getattr(desk.controller, "pool_name", supervisor.pool))
-    told = {
+    told: dict[str, Any] = {
         "total": desk.tasks.totals(),
         "pid": os.getpid(),
         "clock": str(desk.app.clock.value),
@@ -37,6 +37,9 @@ def stats_of(desk: Desk) -> dict[str, Any]:
         "prefetch_count": supervisor.concurrency * int(conf.worker_prefetch_multiplier or 0),
         "rusage": usage(),
     }
+    own = getattr(desk.controller, "own_pool", None)
+    if own is not None:
+        told["pool"].update({"implementation": pool, **own.info})
     if scaler is not None:
         told["autoscaler"] = {
             "max": scaler.most, "min": scaler.least, "current": supervisor.concurrency, "qty": desk.tasks.counts()[0],

@@ -20,6 +20,8 @@ def without_effect(worker: WorkController) -> Iterator[str]:
     if pool in ("prefork", "processes"):
         return
     yield from _limits(worker, pool)
+    if worker.own_pool_cls is not None:
+        return
     for value, name in (
         (worker.max_tasks_per_child, "worker_max_tasks_per_child"),
         (worker.max_memory_per_child, "worker_max_memory_per_child"),
@@ -33,8 +35,8 @@ def without_effect(worker: WorkController) -> Iterator[str]:
 
 
 def _limits(worker: WorkController, pool: str) -> Iterator[str]:
-    if pool in ("gevent", "eventlet"):
-        return
+    if pool in ("gevent", "eventlet") or worker.own_pool_cls is not None:
+        return  # they have them, or are given them
     if pool == "asyncio":
         limited, where, instead = _limited_tasks(worker, coroutines=False), "for tasks that are not async", "prefork"
     else:

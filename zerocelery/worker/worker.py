@@ -70,6 +70,9 @@ class WorkController:
     #: Steps that others have added, where there are any.
     steps_of_others: StepsOfOthers | None = None
     steps: Any = ()
+    #: The pool, and its class, where that is somebody else's.
+    own_pool: Any = None
+    own_pool_cls: Any = None
     _timer: Any = None
 
     def __init__(self, app: Celery | None = None, hostname: str | None = None, **options: Any) -> None:
@@ -87,6 +90,10 @@ class WorkController:
         self.consumer = Consumer(self.app, self.hostname, self)
         signals.worker_init.send(sender=self)
         include_modules(self.app)
+        if self.own_pool_cls is not None:
+            from zerocelery.worker.ownpool import make_pool
+
+            self.own_pool = make_pool(self.own_pool_cls, self)
         self.process = self._process()
         self.setup_queues(options.get("queues"), options.get("exclude_queues"))
         self.on_init_blueprint()
@@ -98,12 +105,14 @@ class WorkController:
     @property
     def pool_cls(self) -> Any:
         """The class of the pool by its name; pools that Celery doesn't have are known by name only."""
+        if self.own_pool_cls is not None:
+            return self.own_pool_cls
         return get_implementation(self.pool_name) if self.pool_name in ALIASES else self.pool_name
 
     @property
     def is_green(self) -> bool:
         """Whether its tasks run in green threads."""
-        return self.pool_name in GREEN
+        return self.pool_name in GREEN or (self.own_pool_cls is not None and bool(self.own_pool_cls.is_green))
 
     # ── what subclasses hook into ────────────────────────────────────────────────────────────────────────────────────
 
@@ -145,7 +154,7 @@ class WorkController:
 
         self.loglevel: int = mlevel(given.get("loglevel") or "WARN")
         self.logfile: str | None = given.get("logfile")
-        self.pool_name: str = either("worker_pool", "pool", "pool_cls") or "prefork"
+        self.pool_name, self.own_pool_cls = named_pool(either("worker_pool", "pool", "pool_cls") or "prefork")
         usual = _COROUTINES if self.pool_name == "asyncio" else processors()
         wanted = either("worker_concurrency", "concurrency")
         self._auto = is_auto_concurrency(wanted)
@@ -178,7 +187,13 @@ class WorkController:
         self.settings.update(given.get("settings") or {})
         # ``inspect conf`` shows what was set, and not what was left as it is
         conf.update({name: value for name, value in self.settings.items() if conf.get(name) != value})
-        worker_pool(self.pool_name)
+        if self.own_pool_cls is None:
+            worker_pool(self.pool_name)
+
+    @property
+    def kind(self) -> Any:
+        """What the engine calls the pool."""
+        return worker_pool(self.pool_name) if self.own_pool_cls is None else "threads"
 
     def _process(self) -> PoolProcess:
         name = self.options.get("app_name")
@@ -190,8 +205,9 @@ class WorkController:
             settings=tuple(self.settings.items()),
             loglevel=self.loglevel,
             logfile=self.logfile,
-            announces=worker_pool(self.pool_name) == "solo",
+            announces=self.kind == "solo",
             shares_loop=self.pool_name == "asyncio",
+            pool=self.own_pool,
         )
 
     def setup_queues(self, include: Any, exclude: Any = None) -> None:
@@ -278,6 +294,20 @@ class WorkController:
             logger.warning(remark)
 
     def _run(self) -> None:
+        if self.own_pool is None:
+            self._run_pool()
+            return
+        self.own_pool.start()
+        try:
+            self._run_pool()
+        finally:
+            if self.pool is not None and self.pool.stopping > 1:
+                self.own_pool.terminate()
+            else:
+                self.own_pool.close()
+                self.own_pool.stop()
+
+    def _run_pool(self) -> None:
         from zerocelery.app.utils import broker_url
         from zerocelery.engine.address import is_node
 
@@ -294,7 +324,7 @@ class WorkController:
         conf = self.app.conf
         run(
             strategy_factory=self.process,
-            pool=worker_pool(self.pool_name),
+            pool=self.kind,
             concurrency=self.concurrency,
             queues=self.queues,
             name=self.hostname,
@@ -371,7 +401,7 @@ class WorkController:
 
         self._beat = EmbeddedService(
             self.app,
-            thread=worker_pool(self.pool_name) != "prefork",
+            thread=self.kind != "prefork",
             schedule_filename=self.schedule_filename,
             scheduler_cls=self.scheduler,
         )
@@ -472,6 +502,20 @@ def include_modules(app: Celery) -> None:
 def full_name(hostname: str | None) -> str:
     """A worker's whole name of what ``-n`` says: ``w1`` is a host's name, ``w1@%h`` a worker on this host."""
     return host_format(default_nodename(hostname))
+
+
+def named_pool(value: Any) -> tuple[str, Any]:
+    """A pool's name, and its class where that is somebody else's.
+
+    Raises:
+        ImproperlyConfigured: there is no such pool.
+    """
+    if isinstance(value, str) and value in POOLS:
+        return value, None
+    from zerocelery.worker.ownpool import path_of, pool_class
+
+    found = pool_class(value)
+    return (found, None) if isinstance(found, str) else (path_of(found), found)
 
 
 def worker_pool(name: str) -> Any:
