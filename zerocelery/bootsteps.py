@@ -359,11 +359,13 @@ class StartStopStep(Step):
     obj: Any = None
 
     def start(self, parent: Any) -> Any:
+        """Called when the parent starts."""
         if self.obj is not None:
             return self.obj.start()
         return None
 
     def stop(self, parent: Any) -> Any:
+        """Called when the parent stops, after :meth:`close`."""
         if self.obj is not None:
             return self.obj.stop()
         return None
@@ -396,14 +398,17 @@ class ConsumerStep(StartStopStep):
         raise NotImplementedError("missing get_consumers")
 
     def start(self, c: Any) -> None:
+        """Consume, on a channel of the parent's connection."""
         self.consumers = self.get_consumers(c.connection.channel())
         for consumer in self.consumers or ():
             consumer.consume()
 
     def stop(self, c: Any) -> None:
+        """Consume no more, and close the channels."""
         self._close(c, True)
 
     def shutdown(self, c: Any) -> None:
+        """Close the channels."""
         self._close(c, False)
 
     def _close(self, c: Any, cancel_consumers: bool = True) -> None:

@@ -87,7 +87,7 @@ class Unreadable:
 
 
 class ResultBase:
-    """Base of all results."""
+    """What results of one task and of several have in common: a parent, and what it takes to wait for them."""
 
     #: The result of the task whose callback or follower this is.
     parent: Any = None
@@ -413,7 +413,14 @@ class AsyncResult(ResultBase, _Typed["R"]):
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Let no worker run the task; with ``terminate``, end it where it runs."""
+        """Let no worker run the task.
+
+        Arguments:
+            terminate: also end it where it runs.
+            signal: what its process is ended with.
+            wait: wait for the workers' answers, for ``timeout`` seconds.
+            connection: to a broker that isn't a node.
+        """
         self.app.control.revoke(
             self.id, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
         )
@@ -601,7 +608,15 @@ class EagerResult(AsyncResult["R"]):
         disable_sync_subtasks: bool = True,
         **kwargs: Any,
     ) -> R:
-        """The result, or the exception raised."""
+        """The result, at once; waiting was done when the task ran.
+
+        Arguments:
+            propagate: raise the task's exception; else return it.
+            timeout, disable_sync_subtasks: taken, as there is nothing to wait for.
+
+        Raises:
+            Exception: what the task raised.
+        """
         if disable_sync_subtasks:
             assert_will_not_block()
         if self.successful():
@@ -965,7 +980,14 @@ class ResultSet(ResultBase, _Typed["R"]):
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Let no worker run the tasks; with ``terminate``, end them where they run."""
+        """Let no worker run the tasks.
+
+        Arguments:
+            terminate: also end them where they run.
+            signal: what their processes are ended with.
+            wait: wait for the workers' answers, for ``timeout`` seconds.
+            connection: to a broker that isn't a node.
+        """
         self.app.control.revoke(
             [result.id for result in self.results],
             connection=connection,
@@ -1048,7 +1070,12 @@ class GroupResult(ResultSet["R"]):
 
     @classmethod
     def restore(cls, id: str, backend: Any = None, app: Celery | None = None) -> Any:
-        """The result of a group that was saved; None of one that was not."""
+        """The result of a group that was saved; None of one that was not.
+
+        Arguments:
+            id: the group's.
+            backend, app: where it was saved; those of the current app unless given.
+        """
         own: Any = cls.__dict__.get("app")  # set where an app has made a class of its own; else it is a property
         found: Any = app or (own if own is not None and not isinstance(own, property) else app_or_default())
         return (backend or found.backend).restore_group(id)

@@ -263,6 +263,10 @@ class crontab(BaseSchedule):
 
     Each field is a number, several of them, or a text as :class:`crontab_parser` reads it. Sunday is 0.
 
+    Arguments:
+        minute, hour, day_of_week, day_of_month, month_of_year: the fields; ``"*"`` (every one) unless given.
+        kwargs: ``nowfun`` (what gives the time instead of the clock) and ``app`` (whose timezone counts).
+
     Raises:
         ValueError: a field is out of range, or no month has such a day.
     """

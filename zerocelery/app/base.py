@@ -447,6 +447,13 @@ class Celery:
 
         Takes what :meth:`Task.apply_async` takes; gives an AsyncResult.
 
+        Arguments:
+            name: the task's name, as the worker knows it.
+            args, kwargs, countdown, eta, expires, link, link_error, queue, priority, …: as for ``Task.apply_async``.
+            task_id: its id; a new one unless given.
+            add_to_parent: whether the result is a child of the task that runs here, if one does.
+            producer, connection: what sends it, where the broker isn't a node.
+
         Raises:
             kombu.exceptions.OperationalError: the node can't be reached, or refuses the task.
         """
@@ -960,7 +967,16 @@ class Celery:
         return None
 
     def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> Any:
-        """Read settings from the module that an environment variable names."""
+        """Read settings from the module that an environment variable names.
+
+        Arguments:
+            variable_name: the variable.
+            silent: an error is no error; returns False then.
+            force: read them now, not at the first look at ``conf``.
+
+        Raises:
+            ImproperlyConfigured: the variable is not set.
+        """
         module = os.environ.get(variable_name)
         if not module:
             if silent:

@@ -107,7 +107,11 @@ class Inspect:
         return self._request("clock")
 
     def active(self, safe: Any = None) -> Any:
-        """Tasks that run."""
+        """Tasks that run, by worker: a list of dicts with id, name, args, kwargs, time_start, worker_pid, ….
+
+        Arguments:
+            safe: arguments as text, not as they are.
+        """
         return self._request("active", safe=safe)
 
     def scheduled(self, safe: Any = None) -> Any:
@@ -153,7 +157,11 @@ class Inspect:
         return self._request("queues")
 
     def conf(self, with_defaults: bool = False) -> Any:
-        """The settings."""
+        """The settings of each worker; those that look like secrets are masked.
+
+        Arguments:
+            with_defaults: also those that nobody has set.
+        """
         return self._request("conf", with_defaults=with_defaults)
 
     def hello(self, from_node: str, revoked: Any = None) -> Any:
@@ -243,27 +251,56 @@ class Control:
     def revoke(
         self, task_id: Any, destination: Any = None, terminate: bool = False, signal: str = TERM_SIGNAME, **kwargs: Any
     ) -> Any:
-        """Tell workers not to run a task, or several; with ``terminate`` end one that runs."""
+        """Let no worker run a task, or several. At a node a waiting task is taken out of its queue, now and for good.
+
+        Arguments:
+            task_id: its id, or a list of ids.
+            terminate: also end it where it runs: its process is killed and replaced.
+            signal: what a process is ended with.
+            destination: names of the workers that are meant; all unless given.
+            kwargs: as for :meth:`broadcast`; ``reply=True`` waits for the answers.
+        """
         arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
 
     def revoke_by_stamped_headers(
         self, headers: Any, destination: Any = None, terminate: bool = False, signal: str = TERM_SIGNAME, **kwargs: Any
     ) -> Any:
-        """Tell workers not to run tasks that have these stamps."""
+        """Let no worker run tasks that have any of these stamps.
+
+        Arguments:
+            headers: stamps by name; a value or several of each.
+            terminate, signal, destination: as for :meth:`revoke`.
+        """
         arguments = {"headers": headers, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke_by_stamped_headers", destination=destination, arguments=arguments, **kwargs)
 
     def terminate(self, task_id: Any, destination: Any = None, signal: str = TERM_SIGNAME, **kwargs: Any) -> Any:
-        """End a task that runs."""
+        """As :meth:`revoke` with ``terminate``: the task is ended where it runs.
+
+        Arguments:
+            signal: what its process is ended with.
+            destination: names of the workers that are meant; all unless given.
+        """
         return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **kwargs)
 
     def ping(self, destination: Any = None, timeout: float = 1.0, **kwargs: Any) -> Any:
-        """Who is there: a list of answers."""
+        """Who is there: a list of ``{worker: {"ok": "pong"}}``.
+
+        Arguments:
+            destination: names of the workers that are meant; all unless given.
+            timeout: seconds to wait; a node does not wait for anybody it doesn't know.
+        """
         return self.broadcast("ping", reply=True, arguments={}, destination=destination, timeout=timeout, **kwargs)
 
     def rate_limit(self, task_name: str, rate_limit: Any, destination: Any = None, **kwargs: Any) -> Any:
-        """Change how often a task may be run."""
+        """Change how often each worker may start a task.
+
+        Arguments:
+            task_name: the task.
+            rate_limit: as in ``"10/m"`` (``s``, ``m`` or ``h``), a number for a second; 0 or None for no limit.
+            destination: names of the workers that are meant; all unless given.
+        """
         arguments = {"task_name": task_name, "rate_limit": rate_limit}
         return self.broadcast("rate_limit", destination=destination, arguments=arguments, **kwargs)
 
@@ -277,7 +314,13 @@ class Control:
         destination: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Consume from another queue, too."""
+        """Have workers serve one more queue.
+
+        Arguments:
+            queue: its name; a queue that the settings don't have is made.
+            exchange, exchange_type, routing_key, options: of such a queue; a direct exchange of its name unless given.
+            destination: names of the workers that are meant; all unless given.
+        """
         arguments = {
             "queue": queue,
             "exchange": exchange,
@@ -288,7 +331,11 @@ class Control:
         return self.broadcast("add_consumer", destination=destination, arguments=arguments, **kwargs)
 
     def cancel_consumer(self, queue: str, destination: Any = None, **kwargs: Any) -> Any:
-        """Don't consume from a queue any more."""
+        """Have workers serve a queue no longer; what waits in it stays.
+
+        Arguments:
+            destination: names of the workers that are meant; all unless given.
+        """
         return self.broadcast("cancel_consumer", destination=destination, arguments={"queue": queue}, **kwargs)
 
     def time_limit(
@@ -299,7 +346,13 @@ class Control:
         destination: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Change how long a task may run."""
+        """Change how long a task may run, from its next run on.
+
+        Arguments:
+            soft: seconds until SoftTimeLimitExceeded is raised in it; None for no limit.
+            hard: seconds until its process is killed; None for no limit.
+            destination: names of the workers that are meant; all unless given.
+        """
         arguments = {"task_name": task_name, "hard": hard, "soft": soft}
         return self.broadcast("time_limit", destination=destination, arguments=arguments, **kwargs)
 
@@ -320,7 +373,12 @@ class Control:
         return self.broadcast("pool_shrink", arguments={"n": n}, destination=destination, **kwargs)
 
     def autoscale(self, max: int, min: int, destination: Any = None, **kwargs: Any) -> Any:
-        """Let the number of processes follow the work."""
+        """Change the bounds between which the number of processes follows the work.
+
+        Arguments:
+            max, min: the bounds. The worker has to be one with ``--autoscale``.
+            destination: names of the workers that are meant; all unless given.
+        """
         return self.broadcast("autoscale", arguments={"max": max, "min": min}, destination=destination, **kwargs)
 
     def shutdown(self, destination: Any = None, **kwargs: Any) -> Any:
@@ -330,7 +388,14 @@ class Control:
     def pool_restart(
         self, modules: Any = None, reload: bool = False, reloader: Any = None, destination: Any = None, **kwargs: Any
     ) -> Any:
-        """Replace all processes, after importing (or reloading) modules."""
+        """Replace all processes of the pool, when they have finished what they run.
+
+        Arguments:
+            modules: modules to import first; those with the app's tasks unless given.
+            reload: import anew those that were imported.
+            reloader: instead of ``importlib.reload``.
+            destination: names of the workers that are meant; all unless given.
+        """
         arguments = {"modules": modules, "reload": reload, "reloader": reloader}
         return self.broadcast("pool_restart", arguments=arguments, destination=destination, **kwargs)
 
@@ -353,7 +418,19 @@ class Control:
         matcher: str | None = None,
         **extra_kwargs: Any,
     ) -> Any:
-        """Send a command to workers; with ``reply`` wait for their answers."""
+        """Send a command to workers.
+
+        Arguments:
+            command: its name; any that is registered with ``worker.control.Panel``.
+            arguments: what it is called with, by name; further keyword arguments are added.
+            destination: names of the workers that are meant; all unless given.
+            reply: wait for the answers, and give a list of ``{worker: answer}``.
+            timeout: seconds to wait; a node knows who is there, and does not wait for anybody else.
+            limit: how many answers are enough.
+            callback: called with each answer as it comes.
+            pattern, matcher: a pattern of names instead of names, and its kind: ``glob`` or ``pcre``.
+            connection, channel: to a broker that isn't a node.
+        """
         arguments = {**(arguments or {}), **extra_kwargs}
         if self.app.has_node and (connection is None or connection.transport.driver_type == "zmq"):
             return self._call(

@@ -754,16 +754,40 @@ class Task(_Typed["P", "R"]):
         """Called before the task runs."""
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called when the task has returned."""
+        """Called by the worker when the task has returned; what this returns is ignored.
+
+        Arguments:
+            retval: what it returned.
+            task_id, args, kwargs: of the call.
+        """
 
     def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called when the task is to run again."""
+        """Called by the worker when the task is to run again.
+
+        Arguments:
+            exc: why.
+            task_id, args, kwargs: of the call.
+            einfo: ExceptionInfo of the exception, with the traceback.
+        """
 
     def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called when the task has raised."""
+        """Called by the worker when the task has raised, and won't be tried again.
+
+        Arguments:
+            exc: what it raised.
+            task_id, args, kwargs: of the call.
+            einfo: its ExceptionInfo, with the traceback.
+        """
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called when the task has returned or raised."""
+        """Called by the worker when the task has ended, in whatever way, after the other methods of this kind.
+
+        Arguments:
+            status: its state now.
+            retval: what it returned, or raised.
+            task_id, args, kwargs: of the call.
+            einfo: ExceptionInfo where it raised; else None.
+        """
 
     def on_replace(self, sig: Signature) -> Any:
         """Called when the task is replaced by another."""

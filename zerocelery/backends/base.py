@@ -1016,6 +1016,11 @@ class DisabledBackend(BaseBackend):
         return "disabled://"
 
     def _is_disabled(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Nothing is kept that could be asked for.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError("No result backend is configured: result_backend is 'disabled'.")
 
     get_state = get_status = get_result = get_traceback = get_children = _is_disabled

@@ -37,6 +37,11 @@ class _chord(Signature["R"]):
 
     The header's members are counted by the node, in its journal: the body is called once, whatever dies. Where a member
     fails, the body fails with ChordError, and its errbacks are called.
+
+    Arguments:
+        header: a group, or an iterable of signatures.
+        body: the signature that is called with the list; may be given later, by calling the chord.
+        options: as for :meth:`Signature.apply_async`.
     """
 
     tasks = property(

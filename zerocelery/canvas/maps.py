@@ -85,7 +85,13 @@ class xstarmap(_basemap["M"]):
 
 @Signature.register_type()
 class chunks(Signature["list[list[M]]"]):
-    """``task.chunks(it, n)``: a group of starmaps of n items each."""
+    """``task.chunks(it, n)``: a group of starmaps of n items each.
+
+    Arguments:
+        task: the task, or a signature of it.
+        it: the items, each a list of arguments; an iterator is read as the chunks are sent.
+        n: how many items one message has.
+    """
 
     @classmethod
     def from_dict(cls, d: Any, app: Celery | None = None) -> Any:

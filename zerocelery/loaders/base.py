@@ -77,6 +77,7 @@ class BaseLoader:
     # modules
 
     def import_module(self, module: str, package: str | None = None) -> Any:
+        """Import a module, as ``importlib`` does."""
         return importlib.import_module(module, package=package)
 
     def find_module(self, module: str) -> Any:
@@ -84,11 +85,17 @@ class BaseLoader:
         return find_module(module)
 
     def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> Any:
+        """Import a module, from the current directory if need be.
+
+        Arguments:
+            imp: what imports it; :meth:`import_module` unless given.
+        """
         from zerocelery.utils.imports import import_from_cwd
 
         return import_from_cwd(module, imp or self.import_module, package=package)
 
     def import_task_module(self, module: str) -> Any:
+        """Import a module, and remember it as one with tasks."""
         self.task_modules.add(module)
         return self.import_from_cwd(module)
 
@@ -106,18 +113,26 @@ class BaseLoader:
         return [self.import_task_module(module) for module in self.default_modules]
 
     def init_worker(self) -> None:
+        """Import the default modules and those with tasks, once; called when a worker starts."""
         if not self.worker_initialized:
             self.worker_initialized = True
             self.import_default_modules()
             self.on_worker_init()
 
     def shutdown_worker(self) -> None:
+        """Called when a worker ends."""
         self.on_worker_shutdown()
 
     def init_worker_process(self) -> None:
+        """Called in each process of a worker's pool when it starts."""
         self.on_worker_process_init()
 
     def autodiscover_tasks(self, packages: Iterable[str], related_name: str | None = "tasks") -> None:
+        """Import the modules of this name that the packages have, as modules with tasks.
+
+        Arguments:
+            related_name: the modules' name; None where the packages themselves have the tasks.
+        """
         self.task_modules.update(
             module.__name__ for module in autodiscover_tasks(packages, related_name) if module is not None
         )
