@@ -121,15 +121,18 @@ def test_fixtures_give_an_app_and_a_worker_and_leave_nothing(sandbox: Sandbox) -
         @pytest.mark.celery(task_default_queue="other")
         def test_marker(celery_app):
             assert celery_app.conf.task_default_queue == "other"
-            assert current_app._get_current_object() is celery_app
+            assert current_app._get_current_object() is not celery_app, "the program's own app is the current one"
 
         def test_config(celery_app):
             assert celery_app.conf.task_default_queue == "mine"
+
+        def test_session(celery_session_app):
+            assert current_app._get_current_object() is celery_session_app
         """,
     )
     process = sandbox.python("-m", "pytest", "-q", "-p", "no:randomly", "--strict-markers", "test_theirs.py")
     assert process.wait(40) == 0, sandbox.output(process)
-    assert "3 passed" in sandbox.output(process)
+    assert "4 passed" in sandbox.output(process)
 
 
 # ── apps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -103,6 +103,13 @@ class Settings(MutableMapping[str, "Any"]):
                 return TO_NEW.get(rest, name)
         return TO_NEW.get(key, key)
 
+    def _prefixed(self, key: str) -> str | None:
+        """For ``ONCE``, with the namespace CELERY: the name of what the source calls ``CELERY_ONCE``."""
+        prefix = self.__dict__["prefix"]
+        if not prefix or not key.isupper():
+            return None
+        return self._today(f"{prefix.rstrip('_')}_{key}")
+
     # ── loading ──
 
     def finalize(self) -> Settings:
@@ -142,7 +149,10 @@ class Settings(MutableMapping[str, "Any"]):
         if not own["prefix"]:
             _refuse_mixture(names)
         own["deprecated_settings"] = {key for key in names if key in TO_NEW}
-        own["source"] = {self._today(key): value for key, value in source.items()}
+        marker = f"{own['prefix'].rstrip('_')}_" if own["prefix"] else None
+        # Of two that mean the same, the one with the prefix counts: the other may be somebody else's.
+        ordered = sorted(source, key=lambda key: key.startswith(marker)) if marker else source
+        own["source"] = {self._today(key): source[key] for key in ordered}
 
     def add_defaults(self, layer: Mapping[str, Any]) -> None:
         """Put a mapping between the source and the table."""
@@ -175,6 +185,11 @@ class Settings(MutableMapping[str, "Any"]):
 
     def __getitem__(self, key: str) -> Any:
         name = self._today(key)
+        prefixed = self._prefixed(key)
+        if prefixed is not None:
+            value = self._chosen(prefixed)
+            if value is not _MISSING:
+                return value
         variable = _ENVIRONMENT.get(name)
         if variable is not None:
             said = os.environ.get(variable)
@@ -214,7 +229,10 @@ class Settings(MutableMapping[str, "Any"]):
         if not isinstance(key, str):
             return False
         name = self._today(key)
-        return name in DEFAULTS or self._chosen(name) is not _MISSING
+        if name in DEFAULTS or self._chosen(name) is not _MISSING:
+            return True
+        prefixed = self._prefixed(key)
+        return prefixed is not None and self._chosen(prefixed) is not _MISSING
 
     def __iter__(self) -> Iterator[str]:
         seen: dict[str, None] = {}

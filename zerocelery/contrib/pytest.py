@@ -39,9 +39,6 @@ def _app(
         set_as_current=False, enable_logging=enable_logging, config=deepcopy(dict(config)), **dict(parameters or {})
     )
     with setup_default_app(app, use_trap=use_trap):
-        if not use_trap:
-            app.set_default()
-            app.set_current()
         yield app
 
 
@@ -101,10 +98,13 @@ def celery_session_app(
     celery_enable_logging: bool,
     use_celery_app_trap: bool,
 ) -> Iterator[Celery]:
-    """An app for the whole session."""
+    """An app for the whole session, and its current app."""
     with _app(
         celery_config, celery_parameters, enable_logging=celery_enable_logging, use_trap=use_celery_app_trap
     ) as app:
+        if not use_celery_app_trap:
+            app.set_default()
+            app.set_current()
         yield app
 
 
@@ -116,7 +116,10 @@ def celery_app(
     celery_enable_logging: bool,
     use_celery_app_trap: bool,
 ) -> Iterator[Celery]:
-    """An app for one test; ``@pytest.mark.celery(setting=value)`` changes its settings."""
+    """An app for one test; ``@pytest.mark.celery(setting=value)`` changes its settings.
+
+    It becomes the current app when a worker of it starts: until then a program's own app stays that.
+    """
     mark = request.node.get_closest_marker("celery")
     config = {**celery_config, **(mark.kwargs if mark else {})}
     with _app(config, celery_parameters, enable_logging=celery_enable_logging, use_trap=use_celery_app_trap) as app:

@@ -106,7 +106,9 @@ class Request:
         self.time_limits = fields.get("timelimit") or (None, None)
         self.task = self.app.tasks[self.type] if task is None else task
         self.body = message.body if body is None else body
-        self.content_type, self.content_encoding = message.content_type, message.content_encoding
+        # What stands for a message, made by hand, needs to have no body that was ever encoded.
+        self.content_type = getattr(message, "content_type", None)
+        self.content_encoding = getattr(message, "content_encoding", None)
         self._decoded = decoded
         self.utc = utc
         self.delivery_info = {
