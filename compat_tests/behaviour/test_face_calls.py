@@ -269,6 +269,43 @@ def test_a_forked_child_sends_and_receives_by_itself(sandbox: Any, running_worke
     assert output.splitlines()[-1] == "both"  # before it Python 3.12 may warn of fork with threads
 
 
+def test_apps_that_nobody_has_any_more_leave_no_sockets_and_lose_no_tasks(sandbox: Any, running_worker: Any) -> None:
+    url = running_worker(
+        """
+        from zerocelery import Celery
+        app = Celery("proj")
+        @app.task
+        def double(x):
+            return 2 * x
+        """
+    )
+    output = sandbox.run(
+        f"""
+        import gc, os, time
+        from zerocelery import Celery
+        gc.disable()  # it is to take all apart at once
+
+        def send(number):
+            return Celery(str(number), broker={url!r}, set_as_current=False).send_task("proj.double", (number,)).id
+
+        def open_files():
+            return len(os.listdir("/proc/self/fd"))
+
+        keeper = Celery("keeper", broker={url!r}, set_as_current=False)
+        assert keeper.send_task("proj.double", (0,)).get(timeout=10) == 0
+        before = open_files()
+        ids = [send(number) for number in range(20)]
+        deadline = time.monotonic() + 10
+        while gc.collect() >= 0 and open_files() > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(open_files() - before, [keeper.AsyncResult(one).get(timeout=10) for one in ids] == list(range(0, 40, 2)))
+        """,
+        timeout=30,
+    )
+
+    assert output.splitlines()[-1] == "0 True"
+
+
 @pytest.mark.parametrize("pool", [("-P", "threads", "-c", "2"), ("-P", "prefork", "--pool-start-method", "spawn")])
 def test_runs_in_every_pool_know_themselves(running_worker: Any, pool: tuple[str, ...]) -> None:
     url = running_worker(

@@ -152,6 +152,7 @@ class Producer:
         self.inbox = secrets.token_hex(12)
         self.epoch = next(_epochs)
         self._link: ClientLink | None = None
+        self._letting_go: weakref.finalize[..., Producer] | None = None
         # Both are re-entrant: a signal handler or a finaliser may submit while this very thread holds them.
         self._lock = threading.RLock()  # the numbering, what is kept, and the sending side
         self._reader = threading.RLock()  # the receiving side; whoever holds it reads for all
@@ -200,6 +201,8 @@ class Producer:
             if self._closed:
                 raise EngineError("this producer is closed: make a new one")
             self._link = link = self._make_link(self.address)
+            self._letting_go = weakref.finalize(self, _let_go, link)
+            self._letting_go.atexit = False
             _flush_with_multiprocessing()
             link.subscribe(self.inbox)
             self._say_hello(self._now())
@@ -966,6 +969,7 @@ class Producer:
 
     def _want_keeper(self) -> None:
         self._keeper_wanted.set()
+        _owing.add(self)
         if self._keeper is None or not self._keeper.is_alive():
             with self._lock:
                 if (self._keeper is None or not self._keeper.is_alive()) and not _exiting:
@@ -981,8 +985,10 @@ class Producer:
         self._maintain(self._now())
         if not self._kept and not self._refused:
             self._keeper_wanted.clear()
+            _owing.discard(self)
             if self._kept or self._refused:
                 self._keeper_wanted.set()
+                _owing.add(self)
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -1011,9 +1017,12 @@ class Producer:
         with self._reader, self._lock:
             link, self._link = self._link, None
             self._connected = False
+            if self._letting_go is not None:
+                self._letting_go.detach()
             if link is not None:
                 link.close()
         _producers.discard(self)
+        _owing.discard(self)
 
     def _report(self, missing: int, timeout: float) -> None:
         if missing:
@@ -1034,6 +1043,8 @@ class Producer:
 
     def _after_fork(self) -> None:
         link = self._link
+        if self._letting_go is not None:
+            self._letting_go.detach()
         if link is not None:
             link.abandon()
         self._reset()
@@ -1069,7 +1080,20 @@ def _keep_watch(producer: weakref.ref[Producer], wanted: threading.Event, ended:
         del one
 
 
+def _let_go(link: ClientLink) -> None:
+    """Close the sockets of a producer that nobody has any more.
+
+    The link isn't part of what the garbage collector takes apart then: where a context is before its sockets, that
+    would wait for ever.
+    """
+    if not _exiting:
+        link.close()
+
+
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+#: Those that have sent what has no receipt yet: they live until it has, whoever lets go of them.
+_owing: set[Producer] = set()
 _exiting = False
 _finalized = False
 
@@ -1094,6 +1118,7 @@ def _flush_with_multiprocessing() -> None:
 def _renew_all() -> None:
     global _finalized
     _finalized = False
+    _owing.clear()  # what the parent has sent is the parent's to see to
     for producer in list(_producers):
         producer._after_fork()
 
