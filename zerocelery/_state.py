@@ -295,6 +295,15 @@ def disable_trace() -> None:
 _join_blocks: ContextVar[bool | None] = ContextVar("zerocelery_join_blocks", default=None)
 
 
+#: Whether a task that waits keeps the process's pool from running another; in a pool of green threads it doesn't.
+_pool_blocks = True
+
+
+def _set_pool_blocks(blocks: bool) -> None:
+    global _pool_blocks
+    _pool_blocks = blocks
+
+
 def _set_task_join_will_block(blocks: bool | None) -> None:
     _join_blocks.set(blocks)
 
@@ -304,6 +313,8 @@ def task_join_will_block() -> bool:
     said = _join_blocks.get()
     if said is not None:
         return said
+    if not _pool_blocks:
+        return False
     frame = worker_frame()
     # what is run on the spot keeps no worker; but one may run all of it
     while frame is not None and getattr(frame.source, "is_eager", False):

@@ -48,7 +48,7 @@ def add(x, y):
 
 @app.task
 def sums():
-    return [add.delay(1, n).get(timeout=10, disable_sync_subtasks=False) for n in range(3)]
+    return [add.delay(1, n).get(timeout=10) for n in range(3)]
 
 @app.task(bind=True, max_retries=2)
 def again(self):

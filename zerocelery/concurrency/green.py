@@ -13,6 +13,9 @@ from zerocelery.transport.waiting import keep_native
 GREEN = ("gevent", "eventlet")
 
 
+_PATCHES = {"gevent": "gevent.monkey.patch_all()", "eventlet": "eventlet.monkey_patch()"}
+
+
 def require_patched(kind: str) -> None:
     """See to it that gevent or eventlet is there, and has patched what blocks.
 
@@ -28,7 +31,7 @@ def require_patched(kind: str) -> None:
     if not patched:
         raise ImportError(
             f"{kind} has not patched what blocks, and now it is too late: choose this pool on the command line, as in "
-            f"worker -P {kind}, and not by worker_pool"
+            f"worker -P {kind}, and not by worker_pool; a program calls {_PATCHES[kind]} first of all"
         )
 
 

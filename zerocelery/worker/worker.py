@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zerocelery import signals
-from zerocelery._state import app_or_default
+from zerocelery._state import _set_pool_blocks, app_or_default
 from zerocelery.concurrency import ALIASES, get_implementation
 from zerocelery.concurrency.green import GREEN, require_patched
 from zerocelery.engine.errors import EngineError
@@ -294,6 +294,8 @@ class WorkController:
             logger.warning(remark)
 
     def _run(self) -> None:
+        if self.is_green or self.own_pool is not None:
+            _set_pool_blocks(bool(self.pool_cls.task_join_will_block))
         if self.own_pool is None:
             self._run_pool()
             return
