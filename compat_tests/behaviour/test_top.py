@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -14,6 +15,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ import pytest
 from compat_tests.conftest import PATIENCE, Sandbox, wait_until
 from zerocelery import Celery
 from zerocelery.bin.topview import Model, percentile, seconds
+from zerocelery.events.cursesmon import CursesMonitor
+from zerocelery.events.state import State
 
 
 def status(**changes: Any) -> dict[str, Any]:
@@ -46,6 +50,18 @@ def test_workers_queues_and_running_tasks_with_their_age() -> None:
     assert re.search(r"w1@h +1/2 .* celery", text)
     assert re.search(r"celery +10 +\+0\.0 +1 +2 +0  1 min 1 s", text)
     assert re.search(r"proj\.add +w1@h +7\.50 s  id-1", text)
+
+
+def test_a_running_tasks_id_is_whole_and_columns_are_as_wide_as_their_names() -> None:
+    task_id = "01a20bdb-4c11-7bbf-b39f-7fa450e4d0ef"
+    long = "a-worker-with-a-long-name@a-host-with-a-long-name.example.com"
+    held = {"running": [task_id], "tasks": [(task_id, "proj.a_module.with_a_long_name.add", 1000.0)]}
+    model = Model("zmq://")
+    model.told(status(workers=[{"name": f"{long}/1", "queues": ["celery"], **held}]), 10.0)
+    assert task_id in shown(model, width=80)
+    wide = shown(model, width=200)
+    assert re.search(rf"proj\.a_module\.with_a_long_name\.add {long} +7\.50 s  {task_id}", wide)
+    assert max(map(len, wide.splitlines())) < 150
 
 
 def test_rates_are_taken_from_two_answers_of_one_node() -> None:
@@ -250,6 +266,19 @@ def test_without_a_terminal_it_is_printed_once(sandbox: Sandbox, running_worker:
     assert re.search(r"w1@here +0/1 .* celery", done.stdout)
 
 
+def test_the_screen_of_events_is_full_of_tasks_and_not_of_their_events() -> None:
+    state = State()
+    clock = itertools.count(1)
+    for number in range(30):
+        for kind in ("received", "started", "succeeded"):
+            told = {"uuid": f"id-{number}", "hostname": "w1@h", "clock": next(clock), "timestamp": time.time()}
+            told["local_received"] = time.time()
+            state.event({"type": f"task-{kind}", **told})
+    screen = CursesMonitor(state, Celery("client", broker="memory://", set_as_current=False))
+    screen.win = SimpleNamespace(getmaxyx=lambda: (24, 80))
+    assert [uuid for uuid, _ in screen.tasks] == [f"id-{number}" for number in range(29, 15, -1)]
+
+
 def test_the_screen_of_events_in_a_terminal(
     sandbox: Sandbox, running_worker: Callable[..., str], terminal: Callable[..., Terminal]
 ) -> None:
@@ -261,6 +290,7 @@ def test_the_screen_of_events_in_a_terminal(
         screen.wait_for("STARTED")
         screen.press("i")
         screen.wait_for(f"Task details for {sleeping.id}")
+        screen.wait_for(f"started: {time.strftime('%Y-')}")
         screen.press(" ")
         screen.wait_for("Workers online")
         screen.press("c")

@@ -93,6 +93,11 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 100 else duration(value)
 
 
+def _column(names: Iterable[str], least: int, most: int) -> int:
+    """How wide a column of names is: as the longest of them, if there is room."""
+    return max(min(max(map(len, names), default=0), most), least)
+
+
 class Model:
     """All that is shown.
 
@@ -249,29 +254,40 @@ class Model:
         ]
 
     def _tables(self, width: int, height: int, now: float) -> list[Line]:
-        parts = [self._workers(), self._queues(), self._running(width, now), self._kinds(width), self._failures(width)]
+        parts = [
+            self._workers(width),
+            self._queues(width),
+            self._running(width, now),
+            self._kinds(width),
+            self._failures(width),
+        ]
         return [line for part in parts if part for line in (*part[: max(height // 3, 4)], Line(""))]
 
-    def _workers(self) -> list[Line]:
-        rows = [Line(f"{'WORKER':<32} {'BUSY':>9} {'DONE':>9} {'FAILED':>7} {'LOAD':>6}  QUEUES", "head")]
+    def _workers(self, width: int) -> list[Line]:
+        name_width = _column(self.workers, 32, width - 62)
+        rows = [Line(f"{'WORKER':<{name_width}} {'BUSY':>9} {'DONE':>9} {'FAILED':>7} {'LOAD':>6}  QUEUES", "head")]
         for name, worker in sorted(self.workers.items()):
             load = "" if worker.load is None else f"{worker.load:.2f}"
             busy = f"{worker.busy}/{worker.processes}" if worker.processes else f"{worker.busy}"
             done = str(worker.processed) if worker.heard else ""
-            text = f"{abbr(name, 32):<32} {busy:>9} {done:>9} {worker.failed or '':>7} {load:>6}  "
+            text = f"{abbr(name, name_width):<{name_width}} {busy:>9} {done:>9} {worker.failed or '':>7} {load:>6}  "
             rows.append(Line(text + ",".join(worker.queues), "good"))
         return rows if self.workers else [Line("no worker is there: start one with zerocelery -A proj worker", "bad")]
 
-    def _queues(self) -> list[Line]:
+    def _queues(self, width: int) -> list[Line]:
         if self.status is None or not self.status["queues"]:
             return []
+        name_width = _column(self.status["queues"], 20, width - 60)
         rows = [
-            Line(f"{'QUEUE':<32} {'WAITING':>9} {'PER S':>9} {'LATER':>9} {'TAKEN':>7} {'DEAD':>6}  OLDEST", "head")
+            Line(
+                f"{'QUEUE':<{name_width}} {'WAITING':>9} {'PER S':>9} {'LATER':>9} {'TAKEN':>7} {'DEAD':>6}  OLDEST",
+                "head",
+            )
         ]
         for name, queue in sorted(self.status["queues"].items()):
             rate = self.queue_rates.get(name, 0.0)
             oldest = duration(queue["oldest"]) if queue["oldest"] else ""
-            text = f"{abbr(name, 32):<32} {queue['waiting']:>9} {rate:>+9.1f} {queue['scheduled']:>9}"
+            text = f"{abbr(name, name_width):<{name_width}} {queue['waiting']:>9} {rate:>+9.1f} {queue['scheduled']:>9}"
             text += f" {queue['leased']:>7} {queue['dead']:>6}  {oldest}"
             rows.append(Line(text, "bad" if queue["dead"] else "plain"))
         return rows
@@ -279,10 +295,13 @@ class Model:
     def _running(self, width: int, now: float) -> list[Line]:
         if not self.running:
             return []
-        name_width = max(width - 36 - 24 - 14, 16)
-        rows = [Line(f"{'RUNNING':<{name_width}} {'WORKER':<24} {'AGE':>10}  ID", "head")]
+        # An id is of use only when it is whole; what is left is for the names.
+        room = max(width - 1 - 36 - 14, 24)
+        worker_width = _column((task.worker for task in self.running.values()), 8, room // 2)
+        name_width = _column((task.name for task in self.running.values()), 8, room - worker_width)
+        rows = [Line(f"{'RUNNING':<{name_width}} {'WORKER':<{worker_width}} {'AGE':>10}  ID", "head")]
         for task in self.oldest:
-            text = f"{abbrtask(task.name, name_width):<{name_width}} {abbr(task.worker, 24):<24}"
+            text = f"{abbrtask(task.name, name_width):<{name_width}} {abbr(task.worker, worker_width):<{worker_width}}"
             text += f" {seconds(max(now - task.since, 0)):>10}  {task.id}"
             rows.append(Line(text, "selected" if task.id == self.selected else "plain"))
         return rows
@@ -290,7 +309,7 @@ class Model:
     def _kinds(self, width: int) -> list[Line]:
         if not self.kinds:
             return []
-        name_width = max(width - 62, 16)
+        name_width = _column(self.kinds, 16, width - 62)
         heads = "".join(f"{head:>11}" for head in ("P50", "P95", "P99"))
         rows = [Line(f"{'TASK':<{name_width}} {'DONE':>9} {'FAILED':>7}{heads}", "head")]
         for name, kind in sorted(self.kinds.items(), key=lambda item: -item[1].done - item[1].failed):

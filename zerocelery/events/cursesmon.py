@@ -6,6 +6,7 @@ import curses
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import islice
 from textwrap import wrap
 from time import time
 from typing import Any
@@ -190,7 +191,12 @@ class CursesMonitor:
         if task is None:
             return
         fields = task.info(extra=["state"])
-        fields.update(received=task.received, started=task.started, root_id=task.root_id, parent_id=task.parent_id)
+        fields.update(root_id=task.root_id, parent_id=task.parent_id)
+        for name in ("received", "started"):
+            moment = getattr(task, name)
+            fields[name] = moment and datetime.fromtimestamp(moment).isoformat(" ", "milliseconds")
+        if task.runtime is not None:
+            fields["runtime"] = f"{task.runtime:.6f} s"
         self._show_lines(
             [f"{name}: {value}" for name, value in sorted(fields.items()) if value is not None],
             f"Task details for {self.selected_task}",
@@ -252,7 +258,8 @@ class CursesMonitor:
     @property
     def tasks(self) -> list[tuple[str, Any]]:
         """The tasks that are shown."""
-        return list(self.state.tasks_by_time(limit=self.limit))
+        # its own limit counts events, of which a task has several
+        return list(islice(self.state.tasks_by_time(), self.limit))
 
     @property
     def workers(self) -> list[str]:
