@@ -73,12 +73,23 @@ def test_compose_has_node_workers_and_beat_on_one_state() -> None:
     for name in ("worker", "beat"):
         assert services[name]["depends_on"]["node"]["condition"] == "service_healthy"
         assert services[name]["pid"] == "service:node"  # the node sees a worker's end by its process
-    if shutil.which("docker") is None:
-        pytest.skip("docker is not on this machine: the file is read as YAML only")
+    programs = [["docker", "compose"], ["docker-compose"]]
+    version = [
+        subprocess.run([*p, "version"], capture_output=True, check=False) for p in programs if shutil.which(p[0])
+    ]
+    usable = next((one.args[:-1] for one in version if one.returncode == 0), None)
+    if usable is None:
+        pytest.skip("there is no docker compose here: the file is read as YAML only")
     done = subprocess.run(
-        ["docker", "compose", "config", "--quiet"], cwd=DEPLOY, capture_output=True, text=True, timeout=PATIENCE,
-        check=False,
-    )  # fmt: skip
-    if "is not a docker command" in done.stderr or "unknown" in done.stderr:
-        pytest.skip("docker has no compose here: the file is read as YAML only")
+        [*usable, "config", "--quiet"], cwd=DEPLOY, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_the_image_is_made_of_is_in_the_repository() -> None:
+    build = {name: service["build"] for name, service in compose()["services"].items()}
+    assert {(DEPLOY / one["context"]).resolve() for one in build.values()} == {ROOT}
+    (dockerfile,) = {ROOT / one["dockerfile"] for one in build.values()}
+    copied = re.findall(r"^COPY (?:--\S+ )*(.*) \S+$", dockerfile.read_text(), re.MULTILINE)
+    assert all((ROOT / name).exists() for names in copied for name in names.split())
+    assert len(copied) == 3
