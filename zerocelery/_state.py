@@ -164,6 +164,14 @@ class Frame:
         self.children: list[Any] | None = None
         self._request = request
 
+    def add_child(self, result: Any) -> None:
+        """Count a result among this run's children, without making its request."""
+        if self.task is None or not self.task.trail:
+            return
+        if self.children is None:
+            self.children = []
+        self.children.append(result)
+
     @property
     def request(self) -> Context:
         """The request of this run, made at the first look."""

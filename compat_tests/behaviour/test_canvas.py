@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 
 from compat_tests.conftest import Sandbox, wait_until
 from zerocelery import Celery, GroupResult, StampingVisitor, chain, chord, group, signature
+from zerocelery.app.message import read_head
+from zerocelery.app.sending import Members
 from zerocelery.canvas import Signature, _chain, chunks, xmap
+from zerocelery.engine import wire
 from zerocelery.exceptions import ChordError, IncompleteStream, TimeoutError
 from zerocelery.result import result_from_tuple
 
@@ -533,3 +537,82 @@ def test_a_signature_is_the_dict_that_celery_makes_of_it(call: Callable[..., Sig
     steps = json.loads(json.dumps(one | one))
     assert (steps["task"], steps["subtask_type"], steps["kwargs"]) == ("celery.chain", "chain", {"tasks": [form, form]})
     assert isinstance(signature(steps), _chain)
+
+
+# ── ways of sending ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _sent(app: Celery, send: Callable[[], object]) -> list[str]:
+    """What is sent, as text, with every id made the same."""
+    with app.sender.catching() as caught:
+        send()
+    texts = []
+    for item in caught:
+        fields = {name: getattr(item, name) for name in item.__struct_fields__}
+        if isinstance(item, wire.Task):
+            fields["head"], fields["body"] = read_head(item.head), json.loads(item.body)
+        else:
+            fields["body"] = bytes(item.body)
+        texts.append(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "an-id", repr(fields)))
+    return texts
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda add, total: group(add.s(n, y=n) for n in range(3)),
+        lambda add, total: group([add.s(n) for n in range(3)], immutable=True),
+        lambda add, total: group(add.si(1, 2), group(add.s(3), add.s(4)), add.s("é", y=[1.5, None])),
+        lambda add, total: group(add.s(1, 2), add.s(1).set(queue="other"), add.s(1) | add.s(2)),
+        lambda add, total: group(add.s({1, 2}.pop(), y={"a": ("b",)})),
+        lambda add, total: chord([add.s(n, n) for n in range(3)], total.s()),
+        lambda add, total: chord((add.s(n, n) for n in range(3)), total.s(5)),
+        lambda add, total: chord([add.s(1), add.s(2) | add.s(3)], total.s() | total.s()),
+    ],
+)
+def test_members_by_the_short_way_are_those_of_the_long_one(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, shape: Callable[..., Any]
+) -> None:
+    with Celery("ways", broker=sandbox.url, set_as_current=False) as app:
+        app.conf.ship_callables = False
+        add = app.task(lambda x, y=0: None, name="ways.add", shared=False, typing=False)
+        total = app.task(lambda *x: None, name="ways.total", shared=False, typing=False)
+        short = _sent(app, lambda: shape(add, total).apply_async((7,) if shape(add, total)["subtask_type"] else ()))
+
+        monkeypatch.setattr(Members, "prepare", lambda *call: None)
+        long = _sent(app, lambda: shape(add, total).apply_async((7,) if shape(add, total)["subtask_type"] else ()))
+        assert short
+        assert short == long
+
+
+def test_the_next_of_a_chain_by_the_short_way_is_what_it_is_by_the_long_one(client: Celery) -> None:
+    family = client.signature("proj.family")
+    plus = client.signature("proj.plus", kwargs={"k": 1})
+
+    def told(step: Signature, *more: Signature) -> Any:
+        result = chain(plus.clone((1,)), step, *more).apply_async()
+        for _ in more:
+            result = result.parent
+        found = result.get(timeout=20)
+        ids = {result.id: "own", result.parent.id: "parent"}
+        children = [(child.id in {r.id for r in result.children}) for child in result.parent.children or ()]
+        return [ids.get(one, one) if isinstance(one, str) else one for one in found], children
+
+    short, long = family.clone(), family.clone().set(shadow="proj.family")
+    assert told(short) == told(long)
+    echo = client.signature("proj.echo")
+    assert told(short, echo) == told(long, echo)
+
+
+def test_a_chains_steps_are_there_for_who_asks_though_only_the_last_result_is_sent(
+    client: Celery, call: Callable[..., Signature]
+) -> None:
+    one = {"k": 1}
+    last = chain(call("plus", 1, kwargs=one), call("plus", kwargs=one), call("plus", kwargs=one)).apply_async()
+    assert last.get(timeout=20) == 4
+    inbox = client.client.producer._results
+    assert last.parent.id not in inbox
+    assert (last.parent.get(timeout=5), last.parent.parent.get(timeout=5)) == (3, 2)
+    # before it has ended, too: it is told when it does
+    first = chain(call("plus", 5), call("plus")).apply_async().parent
+    assert first.get(timeout=20) == 5

@@ -41,23 +41,20 @@ _decode = msgspec.json.Decoder().decode
 
 def is_plain(values: Any) -> bool:
     """Whether every one of these values means the same in any JSON."""
-    kinds = set(map(type, values))
-    if kinds <= _SCALARS:
-        return True
-    if not kinds <= _PLAIN:
-        return False
     for value in values:
         kind = type(value)
         if kind in _SCALARS:
             continue
+        if kind not in _PLAIN:
+            return False
         if kind is float:
             # inf and nan differ from themselves by nan
             if value - value != 0.0:
                 return False
         elif kind is dict:
-            if not (set(map(type, value)) <= _KEYS and is_plain(value.values())):
+            if value and not (set(map(type, value)) <= _KEYS and is_plain(value.values())):
                 return False
-        elif not is_plain(value):
+        elif not (_SCALARS.issuperset(map(type, value)) or is_plain(value)):
             return False
     return True
 

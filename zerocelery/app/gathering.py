@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -37,9 +38,10 @@ from zerocelery.result import GroupResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from zerocelery.app.base import Celery
+    from zerocelery.app.sending import Sender
 
 logger = logging.getLogger("celery.app.trace")
 
@@ -89,33 +91,57 @@ def start_chord(
     producer = options.pop("producer", None)
     gather = uuid()
     place = reference(gather, body)
-    members = header.members(group_id, chord=place, root_id=options.get("root_id"))
     sender = app.sender
     with sender.together() as streams:
+        members = _members(app, header, group_id, place, (args, kwargs, producer, options))
         if streams and isinstance(header.tasks, LazyList) and not header.tasks.exhausted:
-            results = _stream(app, header, members, gather, body, body_result, (args, kwargs, producer, options))
+            results = _stream(app, members, gather, body, body_result)
         else:
-            frozen = list(members)
-            results = [result for _, result in frozen]
-            if frozen:
+            ready = list(members)
+            results = [result for result, _ in ready]
+            if ready:
                 ids, shape = _leaves(results)
                 body_result._token = sender.dispatch(_gathering(app, gather, ids, body, shape))
-            for task, result in frozen:
-                header.send_member(task, result, args, kwargs, producer, options)
+            for _, send in ready:
+                send()
     if not results:
         hand_on(body.apply_async(([],), add_to_parent=False), body_result)
     return header.result_of(app, group_id, results, add_to_parent)
 
 
+def _members(
+    app: Celery, header: Any, group_id: str, place: dict[str, Any], call: tuple[Any, ...]
+) -> Iterator[tuple[Any, Callable[[], Any]]]:
+    """The result of each of a header's calls, and what sends it."""
+    args, kwargs, producer, options = call
+    short = app.sender.members((args, kwargs), group_id, place, options) if producer is None else None
+    index = 0
+    for task in header._flat(header.tasks, header._app):
+        prepared = short.prepare(task, index) if short is not None else None
+        if prepared is not None:
+            yield prepared[1], partial(_dispatch, app.sender, *prepared)
+        else:
+            member = header._frozen(task, group_id, index, chord=place, root_id=options.get("root_id"))
+            if member is None:
+                continue
+            yield member[1], partial(header.send_member, *member, *call)
+        index += 1
+
+
+def _dispatch(sender: Sender, task: wire.Task, result: Any) -> Any:
+    result._token = sender.dispatch(task)
+    return result
+
+
 def _stream(
-    app: Celery, header: Any, members: Any, gather: str, body: Any, body_result: Any, call: tuple[Any, ...]
+    app: Celery, members: Iterator[tuple[Any, Callable[[], Any]]], gather: str, body: Any, body_result: Any
 ) -> list[Any]:
     """Send members as a generator makes them; their number is told when it has ended."""
     results: list[Any] = []
-    for task, result in app.sender.paced(members):
+    for _, send in app.sender.paced(members):
         if not results:
             body_result._token = app.sender.dispatch(_gathering(app, gather, None, body, True))
-        results.append(header.send_member(task, result, *call))
+        results.append(send())
     if results:
         app.sender.flush_now()
         ids, _ = _leaves(results)

@@ -17,10 +17,12 @@ logger = logging.getLogger("celery.app.trace")
 
 def send_callbacks(app: Celery, frame: Frame, embed: dict[str, Any], retval: Any) -> None:
     """Send the callbacks, then the next of the chain, each with the result; they are this task's children."""
+    chain, callbacks = embed.get("chain"), embed.get("callbacks")
+    if chain and not callbacks and app.sender.send_next(frame, chain[-1], chain[:-1], retval):
+        return
     options = _family(frame)
-    chain = embed.get("chain")
     with app.sender.following(frame):
-        for callback in embed.get("callbacks") or ():
+        for callback in callbacks or ():
             maybe_signature(callback, app=app).apply_async((retval,), **options)
         if chain:
             maybe_signature(chain[-1], app=app).apply_async((retval,), chain=chain[:-1], **options)

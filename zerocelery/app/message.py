@@ -332,6 +332,8 @@ def to_wire(
         flags |= wire.MEMBER
     if message.errbacks or message.chain:
         flags |= wire.AFTERMATH
+    if message.chain:
+        flags |= wire.QUIET
     labels = sorted(stamp_labels(message.stamps)) if message.stamps else []
     if labels:
         flags |= wire.LABELLED

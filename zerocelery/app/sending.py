@@ -195,6 +195,78 @@ class Plan:
         result.ignored = self.ignored
         return result
 
+    def direct(
+        self, sender: Sender, args: Any, kwargs: Any, topics: tuple[str, ...], place: dict[str, Any], chord: Any,
+        gather: str | None,
+    ) -> tuple[wire.Task, Any] | None:  # fmt: skip
+        """A plain call with no options of its own, as a member of a group, and its result; None where this call needs
+        the long way.
+
+        Arguments:
+            place: what the head says of the group.
+        """
+        if self.check is not None:
+            self.check(*args, **kwargs)
+        body = plain_body(args, kwargs) if chord is None else sender.member_body(args, kwargs, chord)
+        if body is None:
+            return None
+        task_id = uuid()
+        task = wire.Task(
+            id=task_id,
+            name=self._name,
+            queue=self._queue,
+            priority=self._priority,
+            flags=self._wire_flags if gather is None else self._wire_flags | wire.MEMBER,
+            topics=() if self.ignored else topics,
+            keep=self._keep,
+            digest=None if self.shipment is None else self.shipment.send(self._client),
+            head=head_bytes(msgspec.structs.replace(self._pattern, **place)),
+            body=body,
+            gather=gather,
+        )
+        result = self._make_result(task_id)
+        result.ignored = self.ignored
+        return task, result
+
+    def next_step(self, run: Any, args: Any, kwargs: Any, options: dict[str, Any], rest: list[Any]) -> wire.Task | None:
+        """A plain call that follows a run in a chain; None where it needs the long way.
+
+        Arguments:
+            rest: what follows this one.
+        """
+        if self.shipment is not None:
+            return None
+        if self.check is not None:
+            self.check(*args, **kwargs)
+        body, flags = plain_body(args, kwargs), self._wire_flags
+        if rest and body is not None:
+            after, body = plain_value(rest), plain_json(args, kwargs)
+            if after is None or body is None:
+                return None
+            body = b'%s,{"callbacks":null,"errbacks":null,"chain":%s,"chord":null}]' % (body[:-1], after)
+            flags |= wire.AFTERMATH | wire.QUIET
+        if body is None:
+            return None
+        task_id: str = options["task_id"]
+        root_id = options.get("root_id") or run.head.root_id or run.id
+        return wire.Task(
+            id=task_id,
+            name=self._name,
+            queue=self._queue,
+            priority=self._priority,
+            flags=flags,
+            topics=run.task.topics,
+            keep=self._keep,
+            head=head_bytes(
+                msgspec.structs.replace(
+                    self._pattern,
+                    root_id=root_id if root_id != task_id else None,
+                    parent_id=options.get("parent_id") or run.id,
+                )
+            ),
+            body=body,
+        )
+
     def member(self, sender: Sender, args: Any, kwargs: Any, options: dict[str, Any]) -> wire.Task | None:
         """A plain call of the task as a member of a group or chord; None where this call needs the long way."""
         if not _MEMBERS_OPTIONS.issuperset(options) or _before.receivers or _after.receivers or _sent.receivers:
@@ -233,6 +305,76 @@ class Plan:
             gather=gather,
         )
 
+
+#: Options of a group that only say where it belongs.
+_BELONGING = frozenset(["root_id", "parent_id"])
+
+
+class Members:
+    """The short way of a group's members that are plain calls: without a copy that is frozen, as nobody keeps it.
+
+    Arguments:
+        call: more arguments and keyword arguments for each.
+        chord: the reference that they carry, where they are a chord's header.
+        options: the group's.
+    """
+
+    __slots__ = ("_app", "_args", "_chord", "_gather", "_kwargs", "_place", "_sender", "_topics", "_usable")
+
+    def __init__(
+        self, sender: Sender, call: tuple[Any, Any], group_id: str, chord: Any, options: dict[str, Any]
+    ) -> None:
+        self._sender = sender
+        self._app = sender.app
+        self._args, self._kwargs = call
+        self._chord = chord
+        self._gather = gather_of(chord)
+        self._place = {"group": group_id, **{key: options.get(key) for key in _BELONGING}}
+        # what runs here is their parent, unless they have another
+        has_parent = frames.get() is None or bool(options.get("parent_id"))
+        self._usable = (
+            sender.app.has_node
+            and has_parent
+            and _BELONGING.issuperset(options)
+            and (chord is None or self._gather is not None)
+        )
+        self._topics = sender.topics if self._usable else ()
+
+    def prepare(self, call: Any, index: int) -> tuple[wire.Task, Any] | None:
+        """The engine's task for a call, and its result; None where it needs the long way."""
+        task = call._type
+        if (
+            not self._usable or task is None or type(call) is not Signature or call["options"]
+            or Signature.apply_async is not _apply_async or type(task).apply_async is not _task_apply_async()
+            or task.app is not self._app or call._app not in (None, self._app)
+            or _before.receivers or _after.receivers or _sent.receivers
+        ):  # fmt: skip
+            return None
+        plan = task._planned()
+        if not plan.usable:
+            return None
+        args, kwargs = call["args"], call["kwargs"]
+        if not call["immutable"]:
+            args = (*self._args, *args) if self._args else args
+            kwargs = {**kwargs, **self._kwargs} if self._kwargs else kwargs
+        self._place["group_index"] = index
+        found: tuple[wire.Task, Any] | None = plan.direct(
+            self._sender, args, kwargs, self._topics, self._place, self._chord, self._gather
+        )
+        return found
+
+    def send(self, call: Any, index: int) -> Any:
+        """Send a call; its result, or None where it needs the long way."""
+        prepared = self.prepare(call, index)
+        if prepared is None:
+            return None
+        task, result = prepared
+        result._token = self._sender.dispatch(task)
+        return result
+
+
+#: Options that a step of a chain has in any case.
+_STEPS_OPTIONS = frozenset(["task_id", "root_id", "parent_id"])
 
 #: Options that a call in a group has in any case.
 _MEMBERS_OPTIONS = frozenset(["task_id", "group_id", "group_index", "root_id", "parent_id", "chord"])
@@ -311,6 +453,7 @@ class Sender:
         self._serializer: str = conf["task_serializer"]
         self._compression: str | None = conf["task_compression"]
         self._timezone = app.timezone
+        self._inherits_priority = bool(conf["task_inherit_parent_priority"])
         self._chord: Any = None
         self._tail = b""
         self._sends_events = bool(conf["task_send_sent_event"]) and app.has_node
@@ -391,6 +534,35 @@ class Sender:
         result._token = self.dispatch(prepared)
         result.ignored = plan.ignored
         return True
+
+    def send_next(self, frame: _state.Frame, step: Any, rest: list[Any], retval: Any) -> bool:
+        """Send the next of a chain with the end of the run by the short way, if that can be; whether it was."""
+        run: Any = frame.source
+        if (
+            frame.followups is None or type(step) is not dict or step.get("subtask_type")
+            or not _STEPS_OPTIONS.issuperset(step["options"]) or self._inherits_priority
+            or _before.receivers or _after.receivers or _sent.receivers or Signature.apply_async is not _apply_async
+        ):  # fmt: skip
+            return False
+        registry = self.app._tasks
+        task = registry[step["task"]] if step["task"] in registry else None  # noqa: SIM401 as in send_by_name
+        if task is None or type(task).apply_async is not _task_apply_async() or task.app is not self.app:
+            return False
+        plan = task._planned()
+        if not plan.usable or plan.ignored or "send_task" in self.app.__dict__:
+            return False
+        args = step["args"] if step.get("immutable") else (retval, *step["args"])
+        prepared = plan.next_step(run, args, step["kwargs"], step["options"], rest)
+        if prepared is None:
+            return False
+        frame.followups.append(prepared)
+        if frame.task is not None:
+            frame.add_child(plan._make_result(prepared.id))
+        return True
+
+    def members(self, call: tuple[Any, Any], group_id: str, chord: Any, options: dict[str, Any]) -> Members:
+        """The short way of a group's members."""
+        return Members(self, call, group_id, chord, options)
 
     def member_body(self, args: Any, kwargs: Any, chord: Any) -> bytes | None:
         """The body of a plain call with a chord's reference, which is the same for all of a header."""

@@ -143,8 +143,11 @@ class _chain(Signature["R"]):
         if len(results) == 1:
             # the result of what was sent knows more than the one of the freeze: how to wait for it
             return sent
-        hand_on(sent, results[-1])
-        return results[0]
+        # Steps but the last are asked for by who wants them; the last one's result comes to where the chain was sent.
+        last = results[0]
+        if type(last) is type(sent):
+            last._token = sent._token
+        return last
 
     def _links_steps(self, app: Any) -> bool:
         """Whether steps are linked as callbacks, as in the first version of the protocol, and not listed."""

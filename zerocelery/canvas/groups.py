@@ -143,10 +143,18 @@ class group(_Base["M"]):
         for key in _PLACE:
             options.pop(key, None)
         args, kwargs = self._arguments(args, kwargs)
-        results = []
-        with app.sender.together():
-            for task, result in app.sender.paced(self.members(counted, chord=chord, root_id=options.get("root_id"))):
-                results.append(self.send_member(task, result, args, kwargs, producer, options))
+        results: list[Any] = []
+        sender, root_id = app.sender, options.get("root_id")
+        with sender.together():
+            short = sender.members((args, kwargs), counted, chord, options) if producer is None else None
+            for task in sender.paced(self._flat(self.tasks, self._app)):
+                result = short.send(task, len(results)) if short is not None else None
+                if result is None:
+                    member = self._frozen(task, counted, len(results), chord=chord, root_id=root_id)
+                    if member is None:
+                        continue
+                    result = self.send_member(*member, args, kwargs, producer, options)
+                results.append(result)
         return self.result_of(app, group_id, results, add_to_parent)
 
     def send_member(
@@ -201,18 +209,24 @@ class group(_Base["M"]):
 
         Groups within are part of this one; empty chains are left out.
         """
-        app = self._app
         index = 0
-        for task in self._flat(self.tasks, app):
-            copy = task.clone()
-            if is_nothing(copy):
-                continue
-            if app is not None:
-                _lend_app(copy, app)
-            reference = copy.options.get("chord") if chord is None else chord
-            result = copy.freeze(group_id=group_id, chord=reference, root_id=root_id, group_index=index)
-            yield copy, result
-            index += 1
+        for task in self._flat(self.tasks, self._app):
+            member = self._frozen(task, group_id, index, chord=chord, root_id=root_id)
+            if member is not None:
+                yield member
+                index += 1
+
+    def _frozen(
+        self, task: Any, group_id: str, index: int, *, chord: Any = None, root_id: str | None = None
+    ) -> tuple[Any, Any] | None:
+        """A copy of a call, frozen as a member, and its result; None of an empty chain."""
+        copy = task.clone()
+        if is_nothing(copy):
+            return None
+        if self._app is not None:
+            _lend_app(copy, self._app)
+        reference = copy.options.get("chord") if chord is None else chord
+        return copy, copy.freeze(group_id=group_id, chord=reference, root_id=root_id, group_index=index)
 
     def _flat(self, tasks: Any, app: Any) -> Iterator[Any]:
         for task in tasks:

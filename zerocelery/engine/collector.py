@@ -532,7 +532,9 @@ class Collector:
             self._tell_terminated(entry, report, worker)
         if report.store:
             self._store(result, report.result, head.keep, now)
-            self.publisher.result(result.id, report.result, head.topics, final=result.final)
+            quiet = head.flags & wire.QUIET and result.state == wire.SUCCESS
+            topics = () if quiet else head.topics
+            self.publisher.result(result.id, report.result, topics, final=result.final)
         if head.flags & wire.MEMBER and result.final:
             self._count(_gather_of(entry), result, bytes(report.result), now)
 

@@ -38,6 +38,8 @@ AGAIN_ON_TIMEOUT: Final = 64
 LABELLED: Final = 128
 #: It has a ``Task.unique``.
 UNIQUE: Final = 256
+#: Its success is stored, and sent to nobody who has not asked: a step of a chain, whose last result is waited for.
+QUIET: Final = 1024
 #: Where its process is lost and the pool goes on, its strategy says how it ends: it gets the task with its own verdict.
 RETRY_ON_LOST: Final = 512
 
@@ -76,7 +78,7 @@ class Task(Struct, array_like=True, frozen=True, gc=False, kw_only=True):
         priority: 0 to 255, higher first.
         eta, expires: wall-clock seconds since the epoch.
         flags: IGNORE_RESULT, ACK_LATE, REJECT_ON_LOST, MEMBER, AFTERMATH, SETTLED, AGAIN_ON_TIMEOUT, LABELLED, UNIQUE,
-            RETRY_ON_LOST.
+            RETRY_ON_LOST, QUIET.
         topics: where the result goes.
         keep: for how many seconds the result is stored; None is the node's default, 0 stores nothing.
         digest: of the shipped callable that runs it where the worker has no task of that name.
