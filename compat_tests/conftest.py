@@ -187,17 +187,31 @@ class Sandbox:
         wait_until(nobody, what="the end of the sandbox's processes")
 
 
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A sandbox whose path is short enough for Unix sockets; ``zmq://`` in the test's own process means it, too."""
+@contextlib.contextmanager
+def new_sandbox() -> Iterator[Sandbox]:
+    """A sandbox whose path is short enough for Unix sockets; all that runs in it ends with it."""
     home = Path(tempfile.mkdtemp(prefix="zc-", dir="/tmp"))
-    monkeypatch.setenv("ZEROCELERY_HOME", str(home))
     box = Sandbox(home)
     try:
         yield box
     finally:
         box.end()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A sandbox of the test's own; ``zmq://`` in the test's own process means it, too."""
+    with new_sandbox() as box:
+        monkeypatch.setenv("ZEROCELERY_HOME", str(box.home))
+        yield box
+
+
+@pytest.fixture(scope="module")
+def module_sandbox() -> Iterator[Sandbox]:
+    """One sandbox for all tests of a module, where each leaves the workers in it as they were."""
+    with new_sandbox() as box:
+        yield box
 
 
 @contextlib.contextmanager

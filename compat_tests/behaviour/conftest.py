@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 
+from compat_tests.conftest import Sandbox, worker_process
 from zerocelery import Celery
 
 TASKS = '''
@@ -156,10 +158,19 @@ app.register_task(Counter())
 '''
 
 
+@pytest.fixture(scope="module")
+def shared_worker(module_sandbox: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker for all tests of a module, in one process, so that tasks may count on meeting each other."""
+    with worker_process(module_sandbox, TASKS, "-P", "solo", "-c", "1") as process:
+        yield process
+
+
 @pytest.fixture
-def worker_url(running_worker: Callable[..., str]) -> str:
-    """A worker in one process, so that tasks may count on meeting each other."""
-    return running_worker(TASKS, "-P", "solo", "-c", "1")
+def worker_url(shared_worker: subprocess.Popen[bytes], module_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The node of the module's worker; ``zmq://`` means it, too."""
+    assert shared_worker.poll() is None, f"a test has ended it:\n{module_sandbox.output(shared_worker)}"
+    monkeypatch.setenv("ZEROCELERY_HOME", str(module_sandbox.home))
+    return module_sandbox.url
 
 
 @pytest.fixture

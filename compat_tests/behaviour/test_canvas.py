@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compat_tests.conftest import Sandbox, wait_until
+from compat_tests.conftest import Sandbox, wait_until, worker_process
 from zerocelery import Celery, GroupResult, StampingVisitor, chain, chord, group, signature
 from zerocelery.app.message import read_head
 from zerocelery.app.sending import Members
@@ -92,11 +93,11 @@ def calls(x):
 """
 
 
-@pytest.fixture
-def client(running_worker: Callable[..., str]) -> Iterator[Celery]:
-    url = running_worker(TASKS, "-P", "threads", "-c", "2")
-    with Celery("client", broker=url, set_as_current=False) as app:
-        yield app
+@pytest.fixture(scope="module")
+def shared_worker(module_sandbox: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
+    """One for all tests: none of them changes it."""
+    with worker_process(module_sandbox, TASKS, "-P", "threads", "-c", "2") as process:
+        yield process
 
 
 @pytest.fixture
@@ -110,9 +111,12 @@ def call(client: Celery) -> Callable[..., Signature]:
     return make
 
 
-def notes(box: Sandbox) -> list[str]:
-    path = box.home / "notes"
-    return path.read_text().splitlines() if path.exists() else []
+@pytest.fixture
+def notes(module_sandbox: Sandbox) -> Callable[[], list[str]]:
+    """``notes()``: what tasks have noted since the test began."""
+    path = module_sandbox.home / "notes"
+    path.unlink(missing_ok=True)
+    return lambda: path.read_text().splitlines() if path.exists() else []
 
 
 # ── shapes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -404,7 +408,9 @@ def test_get_raises_what_the_member_has_raised_and_the_body_has_a_chord_error(ca
     assert str(result.result) == f"Dependency {failed.id} raised {failed.result!r}"
 
 
-def test_a_bodys_errbacks_are_called_once_for_a_failed_header(sandbox: Sandbox, call: Callable[..., Signature]) -> None:
+def test_a_bodys_errbacks_are_called_once_for_a_failed_header(
+    notes: Callable[[], list[str]], call: Callable[..., Signature]
+) -> None:
     body = call("echo")
     body.link_error(call("note"))
     body.link_error(call("told", "told"))
@@ -412,12 +418,12 @@ def test_a_bodys_errbacks_are_called_once_for_a_failed_header(sandbox: Sandbox, 
 
     result.get(timeout=10, propagate=False)
 
-    wait_until(lambda: len(notes(sandbox)) == 2, what="both errbacks")
-    assert sorted(notes(sandbox)) == sorted([result.id, f"told {result.id} ChordError"])
+    wait_until(lambda: len(notes()) == 2, what="both errbacks")
+    assert sorted(notes()) == sorted([result.id, f"told {result.id} ChordError"])
 
 
 def test_errbacks_of_a_group_body_are_called_for_each_of_its_tasks(
-    sandbox: Sandbox, call: Callable[..., Signature]
+    notes: Callable[[], list[str]], call: Callable[..., Signature]
 ) -> None:
     body = group(call("echo"), call("echo"))
     body.link_error(call("note"))
@@ -425,16 +431,16 @@ def test_errbacks_of_a_group_body_are_called_for_each_of_its_tasks(
 
     with pytest.raises((ValueError, ChordError)):
         result.get(timeout=10)
-    wait_until(lambda: len(notes(sandbox)) == 2, what="both errbacks")
-    assert sorted(notes(sandbox)) == sorted(one.id for one in result.results)
+    wait_until(lambda: len(notes()) == 2, what="both errbacks")
+    assert sorted(notes()) == sorted(one.id for one in result.results)
 
 
-def test_callbacks_of_a_chord_are_its_bodys(sandbox: Sandbox, call: Callable[..., Signature]) -> None:
+def test_callbacks_of_a_chord_are_its_bodys(notes: Callable[[], list[str]], call: Callable[..., Signature]) -> None:
     made = chord([call("echo", 1), call("echo", 2)], call("plus"))
     made.link(call("note"))
 
     assert made().get(timeout=10) == 3
-    wait_until(lambda: notes(sandbox) == ["3"], what="the callback")
+    wait_until(lambda: notes() == ["3"], what="the callback")
 
 
 def test_a_bodys_countdown_begins_when_the_header_has_ended(call: Callable[..., Signature]) -> None:
