@@ -120,7 +120,12 @@ class Sandbox:
     def run(self, source: str, *arguments: str, timeout: float = PATIENCE) -> str:
         """Run a Python program from its text to its end, and give what it printed."""
         process = self.script(source, *arguments)
-        code = process.wait(timeout)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # it says where each of its threads is
+            process.wait(PATIENCE)
+            raise AssertionError(f"not at its end after {timeout:g} s:\n{self.output(process)}") from None
         assert code == 0, f"exit status {code}:\n{self.output(process)}"
         return self.output(process)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 
+from compat_tests.conftest import Sandbox, worker_process
 from zerocelery import Celery, GroupResult, group
 from zerocelery.exceptions import TimeoutError
 
@@ -61,9 +63,17 @@ def add(x, y):
 """
 
 
+@pytest.fixture(scope="module")
+def shared_worker(module_sandbox: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
+    """One for all tests: none of them changes it."""
+    with worker_process(module_sandbox, TASKS, "-c", "1") as process:
+        yield process
+
+
 @pytest.fixture
-def client(running_worker: Callable[..., str]) -> Celery:
-    return Celery("client", broker=running_worker(TASKS, "-c", "1"), set_as_current=False)
+def client(worker_url: str) -> Iterator[Celery]:
+    with Celery("client", broker=worker_url, set_as_current=False) as app:
+        yield app
 
 
 def test_a_coroutine_is_a_task_like_any_other(client: Celery) -> None:

@@ -147,7 +147,8 @@ class Rig:
         return [task.id for task in tasks]
 
     def ended(self, task_id: str, *, timeout: float = PATIENCE) -> Ended:
-        result = self.client.wait(task_id, token=self.tokens.get(task_id), timeout=timeout)
+        """How the task has ended: as its client was told; of one that it was told of before, as the node says."""
+        result = self.client.wait(task_id, token=self.tokens.pop(task_id, None), timeout=timeout)
         if result.content_type == wire.LOSS_TYPE:
             loss = wire.decode_loss(result.value)
             assert isinstance(loss, wire.Loss)
