@@ -60,7 +60,7 @@ def test_a_connection_is_one_when_a_node_has_answered(app: Celery) -> None:
         assert connection.as_uri() == app.conf.broker_url
         assert connection.transport.driver_type == "zmq"
         with pytest.raises(kombu.exceptions.OperationalError, match=r"no node answered at zmq://.* Start a worker"):
-            connection.ensure_connection(max_retries=1)
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
         with start_worker(app, perform_ping_check=False):
             connection.ensure_connection(max_retries=1)
             assert connection.connected

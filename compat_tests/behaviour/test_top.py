@@ -304,6 +304,5 @@ def test_the_screen_of_events_in_a_terminal(
         screen.press("k")
         screen.press("t")
         screen.wait_for("ValueError: boom")
-        screen.press(" ")
-        screen.process.send_signal(signal.SIGINT)
+        screen.process.send_signal(signal.SIGINT)  # it ends also where it waits for a key
         assert screen.process.wait(PATIENCE) == 0

@@ -408,5 +408,5 @@ def evtop(app: Any = None) -> None:
         pass
     finally:
         drawing.shutdown.set()
-        drawing.join()
+        drawing.join(1.0)  # it may be waiting for a key, which nobody will press any more
         display.resetscreen()
