@@ -85,6 +85,7 @@ class Sandbox:
             [str(self.home), str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
         )
         environment["PYTHONFAULTHANDLER"] = "1"
+        environment.pop("PYTEST_ADDOPTS", None)  # they are for the run that this is
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or each of some hundred processes compiles all anew: 0.4 s
         environment["C_FORCE_ROOT"] = "1"  # machines that only run tests often run them as root
         return environment

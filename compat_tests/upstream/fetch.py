@@ -83,3 +83,7 @@ def python() -> Path:
         subprocess.run([str(interpreter), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
         done.write_text("\n".join(PACKAGES))
     return interpreter
+
+
+if __name__ == "__main__":  # for ZEROCELERY_STOCK_PYTHON
+    print(python())
