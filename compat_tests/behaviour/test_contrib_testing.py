@@ -321,8 +321,9 @@ def test_an_embedded_worker_serves_the_memory_of_its_process() -> None:
     def double(x: int) -> int:
         return 2 * x
 
-    with setup_default_app(app), start_worker(app, perform_ping_check=False):
+    with setup_default_app(app), start_worker(app, hostname="w1@h", perform_ping_check=False):
         assert [double.delay(n).get(timeout=10) for n in range(3)] == [0, 2, 4]
+        assert app.control.ping(timeout=10, limit=1) == [{"w1@h": {"ok": "pong"}}]
 
 
 @pytest.mark.parametrize("setting", ["broker_connection_retry_on_startup", "broker_connection_retry"])

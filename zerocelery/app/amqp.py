@@ -415,7 +415,7 @@ class AMQP:
             "callbacks": _signatures(callbacks),
             "errbacks": _signatures(errbacks),
             "chain": _signatures(chain),
-            "chord": utf8dict(chord) if isinstance(chord, Mapping) else chord,
+            "chord": chord,
         }
         event = None
         if create_sent_event:

@@ -157,12 +157,19 @@ def _fail_element(backend: Any, task_id: str, options: Any, exc: BaseException, 
 
 
 def chord_error(backend: Any, callback: Any, exc: BaseException | None) -> Any:
-    """Fail a chord's body and what follows it."""
+    """Fail a chord's body and what follows it. Of a body that is a chord itself, none is ever sent: its own body fails.
+    """
     app = backend.app
     error = exc if exc is not None else sys.exc_info()[1]
+    around: list[Any] = []
+    chain: list[Any] = []
+    while getattr(callback, "subtask_type", None) == "chord" and callback.body is not None:
+        around += _several(callback.options.get("link_error"))
+        chain += _several(callback.options.get("chain"))
+        callback = maybe_signature(callback.body, app=app)
     task = app.tasks.get(callback.task) if callback.task in app._tasks else None
     of_body = task.backend if task is not None else backend
-    chain = callback.options.get("chain") if hasattr(callback.options, "get") else None
+    chain += _several(callback.options.get("chain") if hasattr(callback.options, "get") else None)
     if _is_group(callback):
         outcome = backend._handle_group_chord_error(group_callback=callback, backend=of_body, exc=error)
         _fail_rest(backend, chain, error)
@@ -171,9 +178,8 @@ def chord_error(backend: Any, callback: Any, exc: BaseException | None) -> Any:
     if not task_id:
         task_id = callback.options["task_id"] = uuid()
     options = {key: value for key, value in callback.options.items() if key not in ("id", "errbacks", "task_id")}
-    request = Context(
-        {**options, "id": task_id, "errbacks": callback.options.get("link_error") or [], "delivery_info": {}}
-    )
+    errbacks = _unique([*_several(callback.options.get("link_error")), *around])
+    request = Context({**options, "id": task_id, "errbacks": errbacks, "delivery_info": {}})
     request.chain = None
     try:
         backend._call_task_errbacks(request, error, None)

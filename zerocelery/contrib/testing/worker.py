@@ -106,8 +106,7 @@ class TestWorkController:
     def _run(self) -> None:
         run: Any = functools.partial(run_broker_worker, self.app)
         if self.app.has_node:
-            desk = Desk(self.app, self.hostname)
-            run = functools.partial(run_worker, address=broker_url(self.app.conf), attendant=desk)
+            run = functools.partial(run_worker, address=broker_url(self.app.conf))
         try:
             run(
                 strategy_factory=self._make_strategy,
@@ -115,6 +114,7 @@ class TestWorkController:
                 concurrency=self.concurrency,
                 queues=self.queues,
                 name=self.hostname,
+                attendant=Desk(self.app, self.hostname),
                 max_tasks_per_child=self.max_tasks_per_child,
                 on_start=self._on_start,
                 on_ready=self._on_ready,
