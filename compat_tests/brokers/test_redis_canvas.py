@@ -146,6 +146,14 @@ def test_a_failed_header_fails_its_body_and_stays_to_be_looked_at(
     assert not (sandbox.home / "bodies").exists()
 
 
+def test_what_follows_a_body_that_is_a_chord_itself_fails_with_it(client_of: Callable[[str], Celery]) -> None:
+    call = _calls(client_of(RESULTS))
+    first = chord([call("echo", 1), call("echo", 2)], group(call("fail"), call("plus", 1)))
+    result = chain(first, chord([call("plus", 3)], call("plus", 100))).apply_async()
+    with pytest.raises(ChordError, match="no"):
+        result.get(timeout=PATIENCE)
+
+
 def test_a_member_that_is_counted_twice_brings_no_second_body(
     client_of: Callable[[str], Celery], databases: Any, sandbox: Sandbox
 ) -> None:

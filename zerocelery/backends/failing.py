@@ -157,8 +157,7 @@ def _fail_element(backend: Any, task_id: str, options: Any, exc: BaseException, 
 
 
 def chord_error(backend: Any, callback: Any, exc: BaseException | None) -> Any:
-    """Fail a chord's body and what follows it. Of a body that is a chord itself, none is ever sent: its own body fails.
-    """
+    """Fail a chord's body and what follows it; of a body that is a chord itself, which is never sent, its own body."""
     app = backend.app
     error = exc if exc is not None else sys.exc_info()[1]
     around: list[Any] = []
