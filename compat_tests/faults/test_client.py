@@ -545,6 +545,36 @@ print("submitted", len(submitted))
     assert len(runs) >= submitted
 
 
+def test_a_client_that_nobody_has_any_more_lets_go_of_its_node(rig: Rig) -> None:
+    """It was never closed, and went with other garbage: ZeroMQ's context, finalised before its sockets, hung there."""
+    rig.node()
+    rig.box.run(
+        CLIENT
+        + """
+import gc
+
+def use_and_drop():
+    producer = Producer(url)
+    producer.submit(task("echo"))
+    assert producer.confirm(10)
+    producer.cycle = producer  # as an app has many
+
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+before = descriptors()
+for _ in range(10):
+    use_and_drop()
+    gc.collect()
+deadline = time.monotonic() + 10  # its keeper looks once more whether something is without a receipt
+while (left := descriptors()) > before:
+    assert time.monotonic() < deadline, f"{left - before} descriptors of clients that are gone"
+""",
+        rig.url,
+    )
+
+
 def test_threads_that_wait_are_told_when_their_client_is_closed(rig: Rig) -> None:
     """Row 9: it used to spin for ever."""
     rig.node()
