@@ -154,6 +154,15 @@ def test_what_follows_a_body_that_is_a_chord_itself_fails_with_it(client_of: Cal
         result.get(timeout=PATIENCE)
 
 
+def test_a_group_behind_a_task_that_fails_fails_with_it(client_of: Callable[[str], Celery]) -> None:
+    call = _calls(client_of(RESULTS))
+    members = call("plus", 1), chain(call("plus", 1), call("plus", 2)), chord([call("echo", 1)], call("plus"))
+    result = chain(call("fail"), group(*members)).apply_async()
+    for member in result.results:
+        with pytest.raises(ValueError, match="no"):
+            member.get(timeout=PATIENCE)
+
+
 def test_a_member_that_is_counted_twice_brings_no_second_body(
     client_of: Callable[[str], Celery], databases: Any, sandbox: Sandbox
 ) -> None:

@@ -20,7 +20,7 @@ from zerocelery.utils.log import get_logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from zerocelery.app.base import Celery
 
@@ -126,10 +126,22 @@ def fail_chain(backend: Any, chain: Any, exc: BaseException, *, traceback: Any, 
         body = _last_body(signature)
         if body is None:
             continue
+        if _is_group(body):  # whoever waits for a group waits for its members
+            for member in _leaves(body.freeze()):
+                _fail_element(backend, member.id, {}, exc, traceback=traceback, state=state)
         task_id = body.options.get("task_id")
         if not task_id:
             continue
         _fail_element(backend, task_id, body.options, exc, traceback=traceback, state=state)
+
+
+def _leaves(result: Any) -> Iterator[Any]:
+    """The results of single tasks that a group's result is made of."""
+    for member in result.results:
+        if getattr(member, "results", None) is not None:
+            yield from _leaves(member)
+        else:
+            yield member
 
 
 def _last_body(signature: Any) -> Any:
