@@ -254,6 +254,11 @@ async def co():
         assert f"worker_max_tasks_per_child {kind} has no process to replace" in lines
         assert f"worker_max_memory_per_child {kind} has no process to replace" in lines
         assert f"--autoscale {kind} stays at 3" in lines
+        app = Celery("client", broker=sandbox.url)
+        for _ in range(2):
+            assert app.send_task("proj.add", (1, 1), time_limit=5).get(timeout=20) == 2
+        said = "the time limit of proj.add is not enforced in this pool"
+        assert sandbox.output(worker).count(said) == (0 if pool == "asyncio" else 1)
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])

@@ -1007,6 +1007,29 @@ def test_nobody_is_believed_about_the_end_of_a_worker_that_the_node_sees_itself(
     supervisor.close()
 
 
+def test_a_worker_may_say_itself_that_it_gives_up(system: System) -> None:
+    worker = system.worker()
+    _, tasks = submitted(system, "early", "late", flags=wire.ACK_LATE)
+    _, (early,) = submitted(system, "early")
+    system.turn()
+    worker.look()
+    running = worker.start()
+    assert running is not None
+    worker.link.send(wire.encode(wire.Lost(worker.id, running.key, processes.SHUTDOWN)))
+    system.turn()
+    system.turns(0.1)
+    assert system.node.ledger.waiting(["celery"]) == 3  # acknowledged late: run again, and counted as no loss
+    worker.finish(b"x")  # its thread has gone on
+    system.turn()
+    assert result(system, tasks[0].id) is None
+    other = system.worker()
+    worker.link.cut()
+    while system.step(other) is not None:
+        other.finish(b"y")
+        system.turn()
+    assert {result(system, one.id).state for one in (*tasks, early)} == {wire.SUCCESS}
+
+
 def test_a_lease_that_can_not_be_sent_goes_to_somebody_else(system: System) -> None:
     worker = system.worker()
     worker.link.cut()

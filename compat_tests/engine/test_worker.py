@@ -10,17 +10,20 @@ from typing import Any
 
 import cloudpickle
 import msgspec
+import psutil
 import pytest
 
-from compat_tests.conftest import wait_until
+from compat_tests.conftest import Sandbox, wait_until
 from compat_tests.engine.system import task
 from zerocelery.engine import wire
+from zerocelery.engine.address import parse_address
 from zerocelery.engine.errors import CallableError, VersionMismatch
 from zerocelery.engine.node import Node
 from zerocelery.engine.producer import Producer, _Kept
 from zerocelery.engine.strategy import CallableStrategy, Outcome, Strategy, failure, success
 from zerocelery.engine.worker import Worker, current_worker
 from zerocelery.transport.memory import MemoryNetwork
+from zerocelery.transport.zmq import SharedContext
 
 
 class Place:
@@ -284,3 +287,16 @@ def test_anything_with_the_two_methods_is_a_strategy() -> None:
     assert isinstance(CallableStrategy({}), Strategy)
     assert isinstance(Telling(), Strategy)
     assert not isinstance(object(), Strategy)
+
+
+def test_the_workers_of_a_process_share_a_context_that_ends_with_the_last(sandbox: Sandbox) -> None:
+    """Each context of its own would take two threads and six descriptors; with a hundred workers that counts."""
+    address, shared, process = parse_address(sandbox.url), SharedContext(), psutil.Process()
+    address.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for _ in range(2):
+        before = process.num_threads()
+        links = [shared.link(address, f"w{number}") for number in range(20)]
+        assert process.num_threads() <= before + 2
+        for link in links:
+            link.close()
+        wait_until(lambda: process.num_threads() == before)  # noqa: B023 - called before the loop goes on

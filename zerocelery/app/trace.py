@@ -895,6 +895,8 @@ class AppStrategy:
         self._tracers: dict[str, Callable[..., Any]] = {}
         self._worker: Worker | None = None
         self._limited: set[str] = set()  # names whose rate limit was changed
+        #: whether nothing enforces the time limits that come with a message: names for which that was said
+        self.unlimited: set[str] | None = set()
         self.events = TaskEvents(app, self.hostname, on=bool(app.conf["worker_send_task_events"]))
 
     @property
@@ -956,6 +958,8 @@ class AppStrategy:
         head = USUAL
         try:
             head = read_head(task.head)
+            if timelimits.caller is None and head.timelimit is not None:
+                self._say_unlimited(task.name, head.timelimit)
             if task.verdict or head.canvas:
                 return self._settle(task, head, backend)
             trace = self._tracers.get(task.name) or self._tracer_of(task)
@@ -975,6 +979,12 @@ class AppStrategy:
         except Reject as error:
             return self._unrunnable(task, head, error)
         return run.outcome if run.outcome is not None else self._unrunnable(task, head, _no_outcome(task))
+
+    def _say_unlimited(self, name: str, limits: tuple[Any, Any]) -> None:
+        """Log, once for each name, that a time limit which came with a message has no effect here."""
+        if self.unlimited is not None and name not in self.unlimited and any(limits):
+            self.unlimited.add(name)
+            logger.warning("the time limit of %s is not enforced in this pool: take prefork, gevent or asyncio", name)
 
     def _trace_watched(self, trace: Callable[..., Any], run: NodeRun) -> None:
         """Run a task, and make events of it if anybody listens."""

@@ -399,7 +399,7 @@ class Collector:
             if worker_id in self.workers:
                 self.switchboard.cast(message, worker_id)
         elif isinstance(message, wire.Lost):
-            self._lost_elsewhere(message)
+            self._lost_elsewhere(message, worker_id)
         elif isinstance(message, wire.Limit) and worker_id in self.workers:
             self._limit(self.workers[worker_id], message.rates)
 
@@ -421,10 +421,10 @@ class Collector:
             if worker is not None:
                 self.losses.process_ended(worker)
 
-    def _lost_elsewhere(self, lost: wire.Lost) -> None:
+    def _lost_elsewhere(self, lost: wire.Lost, sender: str) -> None:
         worker = self.workers.get(lost.worker)
         if worker is not None:
-            self.losses.told(worker, lost)
+            self.losses.told(worker, lost, by_itself=sender == lost.worker)
 
     def _join(self, worker_id: str, join: wire.Join) -> None:
         if join.version != wire.VERSION:

@@ -195,11 +195,11 @@ class Losses:
         self._collector.unready(worker)
         self._ended.append((self.clock.monotonic() + _LAST_WORDS, worker))
 
-    def told(self, worker: WorkerState, lost: wire.Lost) -> None:
-        """Its supervisor says that it has died: that is news where its process can't be seen from here, or where that
-        lives on without it."""
+    def told(self, worker: WorkerState, lost: wire.Lost, *, by_itself: bool = False) -> None:
+        """Its supervisor says that it has died: that is news where its process can't be seen from here. Or it says
+        itself that it gives up, in a process that may live on."""
         worker.obituary = lost
-        if not worker.ending and (not worker.local or lost.cause == SHUTDOWN):
+        if not worker.ending and (by_itself or not worker.local):
             self.process_ended(worker)
 
     def await_return(self, worker: WorkerState) -> None:

@@ -138,6 +138,7 @@ class PoolStrategy:
     def __init__(self, strategy: Any, pool: BasePool) -> None:
         self.strategy = strategy
         self.pool = pool
+        strategy.unlimited = None  # the pool is given them
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.strategy, name)
