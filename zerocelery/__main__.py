@@ -12,14 +12,9 @@ __all__ = ("main",)
 
 def main() -> int:
     """Run the program with this process's arguments."""
-    if "worker" in sys.argv and "multi" not in sys.argv:
-        from zerocelery.concurrency.green import maybe_patch_concurrency
+    from zerocelery.concurrency.green import patch_for_command
 
-        try:
-            maybe_patch_concurrency()
-        except ImportError as error:
-            sys.stderr.write(f"Error: {error}\n")
-            return 2
+    patch_for_command()
     from zerocelery.bin.celery import main as program
 
     return program()

@@ -228,6 +228,9 @@ def celery(ctx: click.Context, /, **options: Any) -> None:
 
 def main() -> int:
     """Run the program with this process's arguments; click exits with the command's code, so this returns never."""
+    from zerocelery.concurrency.green import patch_for_command
+
+    patch_for_command()  # a script that was installed before comes here, and not by __main__
     celery(auto_envvar_prefix="CELERY")
     return EX_OK
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from zerocelery.transport.waiting import keep_native
+from zerocelery.transport.waiting import is_green, keep_native
 
 #: The pools of green threads; each is the name of the package, and of the extra that brings it.
 GREEN = ("gevent", "eventlet")
@@ -115,3 +115,14 @@ def maybe_patch_concurrency(
         from zerocelery.concurrency import get_implementation
 
         get_implementation(pool)
+
+
+def patch_for_command() -> None:
+    """As :func:`maybe_patch_concurrency`, for this process's command line; what is missing ends it with a sentence."""
+    if "worker" not in sys.argv or "multi" in sys.argv or is_green():
+        return
+    try:
+        maybe_patch_concurrency()
+    except ImportError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(2) from error
