@@ -5,9 +5,7 @@ Nothing here is there when a program runs.
 
 from __future__ import annotations
 
-from typing import Any
-
-from typing_extensions import TypeVar
+from typing import Any, TypeVar
 
 from zerocelery.canvas.chains import chain
 from zerocelery.canvas.signature import Signature
@@ -16,7 +14,7 @@ from zerocelery.result import GroupResult
 __all__ = ("ChainToGroup", "EndsInGroup")
 
 #: What each member gives.
-M = TypeVar("M", default=Any)
+M = TypeVar("M")
 
 
 class EndsInGroup(Signature[list[M]]):
