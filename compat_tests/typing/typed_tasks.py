@@ -14,6 +14,7 @@ from zerocelery import (
     chord,
     group,
     shared_task,
+    signals,
     signature,
 )
 
@@ -171,3 +172,44 @@ async def waits() -> None:
     reveal_type(await later.delay(1))  # sees: str
     reveal_type(await later(1))  # sees: str
     await add.adelay("a")  # refused
+
+
+# ── the rest of a program ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@signals.task_prerun.connect
+def before(task_id: str, **kwargs: Any) -> None:
+    """A receiver stays what it is."""
+
+
+@signals.worker_ready.connect(weak=False)
+def ready(**kwargs: Any) -> int:
+    return 1
+
+
+@app.on_after_configure.connect
+def periodic(sender: Celery, **kwargs: Any) -> None:
+    sender.add_periodic_task(10.0, add.s(1))
+
+
+class Summing(Task):
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        self.update_state(state="SO")
+
+    def total(self, *numbers: int) -> int:
+        return sum(numbers)
+
+
+@app.task(base=Summing, bind=True)
+def retried(self: Task, x: int) -> int:
+    raise self.retry(countdown=1)
+
+
+reveal_type(retried.s(1).delay().get())  # sees: int
+reveal_type(before("x"))  # sees: None
+reveal_type(ready())  # sees: int
+reveal_type(app.register_task(Summing()).total(1))  # sees: int
+reveal_type(app.send_task("proj.add", (1, 2)))  # sees: AsyncResult[Any]
+reveal_type(app.AsyncResult("some-id"))  # sees: AsyncResult[Any]
+reveal_type(app.signature("proj.add").delay().get())  # sees: Any
+app.tasks["proj.add"].delay(1, 2)

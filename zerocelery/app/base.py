@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from zerocelery.app.sending import Sender
     from zerocelery.app.trace import AppStrategy
     from zerocelery.app.types import AsyncTask, BoundDecorator, Decorator
+    from zerocelery.canvas.signature import Signature
+    from zerocelery.result import AsyncResult, GroupResult, ResultSet
 
     P = ParamSpec("P")
     R = TypeVar("R")
+    T = TypeVar("T")
 
 __all__ = ("Celery",)
 
@@ -336,6 +339,13 @@ class Celery:
             stacklevel=_callers_level(),
         )
 
+    if TYPE_CHECKING:
+
+        @overload
+        def register_task(self, task: type[T], **options: Any) -> T: ...
+        @overload
+        def register_task(self, task: T, **options: Any) -> T: ...
+
     def register_task(self, task: Any, **options: Any) -> Any:
         """Register an instance of a task class (or the class), under its ``name``."""
         if isinstance(task, type):
@@ -355,7 +365,7 @@ class Celery:
         return gen_task_name(self, name, module)
 
     @property
-    def tasks(self) -> Any:
+    def tasks(self) -> TaskRegistry:
         """All tasks by name; finalises the app."""
         self.finalize(auto=True)
         return self._tasks
@@ -442,7 +452,7 @@ class Celery:
         task_type: Any = None,
         replaced_task_nesting: int = 0,
         **options: Any,
-    ) -> Any:
+    ) -> AsyncResult[Any]:
         """Send a task by its name, which this process need not know.
 
         Takes what :meth:`Task.apply_async` takes; gives an AsyncResult.
@@ -487,7 +497,7 @@ class Celery:
         # None takes a task's own limit away, silence leaves it
         limits = {"expires": expires, "time_limit": time_limit, "soft_time_limit": soft_time_limit}
         call.update((key, value) for key, value in limits.items() if value is not _UNSET)
-        return send_by_name(self, name, args, kwargs, {**options, **call})
+        return send_by_name(self, name, args, kwargs, {**options, **call})  # type: ignore[no-any-return]
 
     #: The method as it is here: where it was replaced, whoever did so sees every call.
     _sends_by_itself = send_task
@@ -795,19 +805,19 @@ class Celery:
         return canvas
 
     @cached_property
-    def AsyncResult(self) -> Any:
+    def AsyncResult(self) -> type[AsyncResult[Any]]:
         """Result class of this app: ``app.AsyncResult(task_id)``."""
-        return self._bound("zerocelery.result:AsyncResult")
+        return self._bound("zerocelery.result:AsyncResult")  # type: ignore[no-any-return]
 
     @cached_property
-    def ResultSet(self) -> Any:
+    def ResultSet(self) -> type[ResultSet[Any]]:
         """Class of sets of this app's results."""
-        return self._bound("zerocelery.result:ResultSet")
+        return self._bound("zerocelery.result:ResultSet")  # type: ignore[no-any-return]
 
     @cached_property
-    def GroupResult(self) -> Any:
+    def GroupResult(self) -> type[GroupResult[Any]]:
         """Result class of this app's groups."""
-        return self._bound("zerocelery.result:GroupResult")
+        return self._bound("zerocelery.result:GroupResult")  # type: ignore[no-any-return]
 
     def _bound(self, path: str) -> Any:
         """A class of ours whose ``app`` is this one."""
@@ -861,7 +871,7 @@ class Celery:
 
         return AppStrategy(self, hostname=hostname)
 
-    def signature(self, *args: Any, **kwargs: Any) -> Any:
+    def signature(self, *args: Any, **kwargs: Any) -> Signature[Any]:
         """A signature of this app."""
         from zerocelery.canvas.signature import signature
 

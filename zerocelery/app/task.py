@@ -439,7 +439,7 @@ class Task(_Typed["P", "R"]):
         if plan.eager:
             return self._apply_eagerly(args, kwargs, task_id, link, link_error, options)  # type: ignore[no-any-return]
         options = {**_NO_OPTIONS, **options}
-        return app.send_task(  # type: ignore[no-any-return]
+        return app.send_task(
             self.name,
             args,
             kwargs,
@@ -581,7 +581,7 @@ class Task(_Typed["P", "R"]):
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The result of this task with that id."""
-        return self.app.AsyncResult(task_id, backend=self.backend, task_name=self.name, **kwargs)  # type: ignore[no-any-return]
+        return self.app.AsyncResult(task_id, backend=self.backend, task_name=self.name, **kwargs)
 
     # ── within a run ─────────────────────────────────────────────────────────────────────────────────────────────────
 

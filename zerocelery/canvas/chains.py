@@ -31,7 +31,7 @@ class _chain(Signature["R"]):
     others on its message.
     """
 
-    tasks = property(
+    tasks: Any = property(
         lambda self: self["kwargs"]["tasks"], lambda self, value: self["kwargs"].__setitem__("tasks", value)
     )
     #: Steps and results of the last freeze, the last one first.

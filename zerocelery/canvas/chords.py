@@ -44,10 +44,10 @@ class _chord(Signature["R"]):
         options: as for :meth:`Signature.apply_async`.
     """
 
-    tasks = property(
+    tasks: Any = property(
         lambda self: self["kwargs"]["header"], lambda self, value: self["kwargs"].__setitem__("header", value)
     )
-    body = property(
+    body: Any = property(
         lambda self: self["kwargs"].get("body"), lambda self, value: self["kwargs"].__setitem__("body", value)
     )
 

@@ -38,7 +38,7 @@ class group(_Base["M"]):
     Calls that a generator makes are sent as they come.
     """
 
-    tasks = property(
+    tasks: Any = property(
         lambda self: self["kwargs"]["tasks"], lambda self, value: self["kwargs"].__setitem__("tasks", value)
     )
 

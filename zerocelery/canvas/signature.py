@@ -57,15 +57,15 @@ class Signature(_Base["R"]):
     _app: Celery | None = None
     _type: Any = None
 
-    task = _item("task")
-    args = _item("args")
-    kwargs = _item("kwargs")
-    options = _item("options")
-    subtask_type = _item("subtask_type")
-    immutable = _item("immutable")
-    id = _option("task_id")
-    parent_id = _option("parent_id")
-    root_id = _option("root_id")
+    task: Any = _item("task")
+    args: Any = _item("args")
+    kwargs: Any = _item("kwargs")
+    options: Any = _item("options")
+    subtask_type: Any = _item("subtask_type")
+    immutable: Any = _item("immutable")
+    id: Any = _option("task_id")
+    parent_id: Any = _option("parent_id")
+    root_id: Any = _option("root_id")
 
     @classmethod
     def register_type(cls, name: str | None = None) -> Callable[[Class], Class]:

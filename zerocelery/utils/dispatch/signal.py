@@ -10,9 +10,10 @@ from zerocelery.local import Proxy
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, TypeVar, overload
 
     Receiver = Callable[..., Any]
+    F = TypeVar("F", bound=Receiver)
     Key = tuple[Any, Any]
 
 __all__ = ("Signal",)
@@ -69,7 +70,14 @@ class Signal:
         self.receivers: list[tuple[Key, Any]] = []
         self.lock = threading.Lock()
 
-    def connect(self, *args: Any, **kwargs: Any) -> Any:
+    if TYPE_CHECKING:
+
+        @overload
+        def connect(self, receiver: F, /, sender: Any = None, weak: bool = ..., **kwargs: Any) -> F: ...
+        @overload
+        def connect(self, *, sender: Any = None, weak: bool = ..., **kwargs: Any) -> Callable[[F], F]: ...
+
+    def connect(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """Call the receiver from now on: ``connect(f)``, ``@connect`` or ``@connect(sender=…)``.
 
         Arguments:
