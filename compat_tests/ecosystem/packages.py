@@ -37,7 +37,7 @@ PACKAGES = (
         "sentry-sdk",
         "2.75.0",
         requirements=(
-            "pytest<9", "newrelic", "pytest-forked", "pytest-localserver", "pytest-asyncio", "jsonschema", "werkzeug",
+            "pytest<9", "pytest-forked", "pytest-localserver", "pytest-asyncio", "jsonschema", "werkzeug",
             "executing", "asttokens", "redis", "pyyaml", "requests", "responses", "httpcore[http2]", "setuptools<80",
         ),
         pytest=("-o", "addopts=", "tests/integrations/celery"),
@@ -109,7 +109,7 @@ PACKAGES = (
         "0.11",
         repository="https://github.com/clokep/celery-batches",
         tag="v0.11",
-        pytest=("t",),
+        pytest=("-p", "celery.contrib.pytest", "t"),
         behind=True,
     ),
     Package(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 #: Headers of the protocol that a request doesn't have as a field of its own.
@@ -125,6 +126,36 @@ class Context:
 
     def __repr__(self) -> str:
         return f"<Context: {vars(self)!r}>"
+
+
+class ReadAsDict:
+    """What has a request, and is read as the dict that Celery gives a tracer: its fields by their names.
+
+    Tools that put a tracer of their own around ours read the headers so. The request is made when they do.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def context(self) -> Context: ...
+
+    def keys(self) -> list[str]:
+        """The names of the fields that it has."""
+        return list(vars(self.context()))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field by its name."""
+        return vars(self.context()).get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        return vars(self.context())[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in vars(self.context())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
 
 
 _FIELDS = frozenset(vars(Context))

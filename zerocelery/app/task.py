@@ -273,9 +273,9 @@ class Task(_Typed["P", "R"]):
     else:
         app = _App()
 
-    @classmethod
-    def _get_app(cls) -> Celery:
-        return cls.app
+    @_of_class_or_instance
+    def _get_app(self) -> Celery:
+        return self.app
 
     @_of_class_or_instance
     def bind(self, app: Celery) -> Celery:

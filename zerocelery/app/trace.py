@@ -28,7 +28,7 @@ import msgspec
 from zerocelery import signals, states
 from zerocelery._state import Frame, frames, get_current_app
 from zerocelery.app import codec, timelimits
-from zerocelery.app.context import Context
+from zerocelery.app.context import Context, ReadAsDict
 from zerocelery.app.einfo import ExceptionInfo
 from zerocelery.app.gathering import (
     chain_endings,
@@ -150,7 +150,7 @@ def _hook(task: Any, name: str) -> Any:
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class NodeRun:
+class NodeRun(ReadAsDict):
     """One run of a task that was leased from a node; its outcome is what the engine's worker returns."""
 
     __slots__ = ("_last", "args", "backend", "embed", "head", "hostname", "kwargs", "outcome", "task", "watched")
