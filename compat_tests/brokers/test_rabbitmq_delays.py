@@ -36,6 +36,12 @@ app.conf.update(worker_prefetch_multiplier=1, **{settings!r})
 @app.task
 def echo(x):
     return x
+
+@app.task(bind=True)
+def again(self):
+    if not self.request.retries:
+        raise self.retry(countdown=1)
+    return self.request.delivery_info["routing_key"]
 """
 
 
@@ -72,5 +78,8 @@ def test_what_waits_keeps_nobody_from_running(client: Celery, sandbox: Sandbox) 
     assert time.monotonic() - began < 2.5
     assert [result.get(timeout=PATIENCE) for result in later] == [0, 1, 2]
     assert time.monotonic() - began >= 2.9
+    # a task that is to be run again waits in the same place
+    key = client.send_task("proj.again").get(timeout=PATIENCE)
+    assert key.count(".") == (28 if conf["task_default_queue"] == "zc-quorum" else 0)
     worker.terminate()
     assert worker.wait(PATIENCE) == 0, sandbox.output(worker)

@@ -49,14 +49,14 @@ def send(
     said = {key: options.pop(key, None) for key in _OF_THE_MESSAGE}
     stamps = {stamp: options.pop(stamp, None) for stamp in said["stamped_headers"] or ()}
     publishing = {key: value for key, value in options.items() if value is not None and key not in _DROPPED}
+    if publishing.get("exchange") and not publishing.get("queue"):
+        _find_behind(amqp, publishing)
     if (eta or countdown) and delays.natively(app):
         countdown = countdown or (_moment(app, eta) - _now(app)).total_seconds()
         publishing = delays.readdressed(publishing, countdown)
     if expires is not None:
         # so that the broker itself drops it, where it can
         publishing["expiration"] = max((_moment(app, expires) - _now(app)).total_seconds(), 0.0)
-    if publishing.get("exchange") and not publishing.get("queue"):
-        _find_behind(amqp, publishing)
     message = amqp.create_task_message(
         task_id, name, args, kwargs, countdown or None, eta, group_id, group_index, expires, retries, chord, *links,
         reply_to, *limits, conf["task_send_sent_event"], root_id=root_id, parent_id=parent_id, shadow=shadow,
@@ -71,7 +71,8 @@ def send(
 
 
 def _find_behind(amqp: Any, publishing: dict[str, Any]) -> None:
-    """Declare the queues behind an exchange, as far as they are known: without them it may not be there.
+    """Declare the queues behind an exchange, as far as they are known: without them it may not be there. They also say
+    of what type it is.
 
     A direct exchange without a routing key leads nowhere: as with Celery, the message goes to the default queue.
     """
@@ -84,6 +85,8 @@ def _find_behind(amqp: Any, publishing: dict[str, Any]) -> None:
         del publishing["exchange"]
     elif behind:
         publishing.setdefault("declare", behind)
+        if len(kinds) == 1:
+            publishing.setdefault("exchange_type", kinds.pop())
 
 
 def _now(app: Celery) -> datetime:
