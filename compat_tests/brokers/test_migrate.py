@@ -183,6 +183,24 @@ def test_what_was_begun_before_it_could_be_taken_away_stays(sandbox: Sandbox, no
         assert waiting.state == "PENDING"
 
 
+def test_scheduled_tasks_are_read_in_pages_that_are_bounded(node: str) -> None:
+    client = NodeClient(node)
+    with app_at(node) as app:
+        small = [app.send_task("proj.add", (n, 1), countdown=900) for n in range(120)]
+        large = [app.send_task("proj.add", ("x" * 3_000_000, 1), countdown=900, queue="large") for _ in range(5)]
+        assert app.client.producer.confirm(PATIENCE)
+        assert [task.id for batch in read_waiting(client.producer, "celery") for _, task in batch.tasks] == [
+            task.id for task in small
+        ]
+        read = list(read_waiting(client.producer, "large"))
+        assert [len(batch.tasks) for batch in read] == [2, 2, 1]
+        assert [task.id for batch in read for _, task in batch.tasks] == [task.id for task in large]
+        for batch in read:
+            take_away(client.producer, batch, [number for number, _ in batch.tasks])
+        assert app.client.ask("queues")["large"]["scheduled"] == 0
+    client.close()
+
+
 def test_a_backlog_that_lies_on_disk_is_read_and_taken_away(node: str) -> None:
     client = NodeClient(node)
     with app_at(node) as app:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _PAGE: Final = 500
 _PAGE_BYTES: Final = 4 << 20
 
+#: Scheduled tasks that are looked at for one answer: they are read whole, however large they are.
+_SCHEDULED_PAGE: Final = 50
+
 #: Seconds that the node may take for one answer.
 _PATIENCE: Final = 10.0
 
@@ -55,13 +58,17 @@ class Moving:
 
     def scheduled(self, queue: str, after: int) -> dict[str, Any]:
         """The next tasks of a queue that wait for their time; as :meth:`waiting`, with numbers for keys."""
-        rows = self.journal.held_page(after, _PAGE)
-        tasks = []
-        for number, raw in rows:
+        tasks: list[tuple[int, bytes]] = []
+        size, last = 0, None
+        for number, raw in self.journal.held_page(after, _SCHEDULED_PAGE):
+            if size > _PAGE_BYTES:
+                break
+            last = number
             head = wire.decode_task_head(raw)
             if isinstance(head, wire.TaskHead) and head.queue == queue:
                 tasks.append((number, raw))
-        return {"tasks": tasks, "next": rows[-1][0] if rows else None}
+                size += len(raw)
+        return {"tasks": tasks, "next": last}
 
     def take_away(self, keys: list[int], scheduled: list[int]) -> dict[str, list[int]]:
         """Remove those of these tasks that still wait; which these were."""
