@@ -20,6 +20,8 @@ from zerocelery.bin.base import (
     handle_preload_options,
 )
 
+__all__ = ("AMQPContext", "amqp", "dump_message")
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _PROMPT = "amqp> "
@@ -32,9 +34,9 @@ _HELP = frozenset({":help", ":h", ":?", "help", "?"})
 class AMQPContext:
     """The connection that the commands of one call, or one shell, share."""
 
-    def __init__(self, cli: CLIContext) -> None:
-        self.cli = cli
-        self.connection: Any = cli.app.connection()
+    def __init__(self, cli_context: CLIContext) -> None:
+        self.cli = cli_context
+        self.connection: Any = cli_context.app.connection()
         self._channel: Any = None
 
     @property
@@ -61,7 +63,25 @@ class AMQPContext:
         self._channel = None
         self.connection.release()
 
-    def ok(self) -> None:
+    @property
+    def app(self) -> Any:
+        """The app."""
+        return self.cli.app
+
+    def reconnect(self) -> Any:
+        """Connect anew; the channel."""
+        self.close()
+        return self.channel
+
+    def respond(self, retval: Any) -> None:
+        """Print what a command gives."""
+        self.cli.echo(retval if isinstance(retval, str) else pformat(retval))
+
+    def echo_error(self, exception: object) -> None:
+        """Print why it was not done."""
+        self.cli.error(f"Error: {exception}")
+
+    def echo_ok(self) -> None:
         """Say that it was done."""
         self.cli.echo(self.cli.OK)
 
@@ -76,6 +96,15 @@ class AMQPContext:
         except (*self.connection.connection_errors, *self.connection.channel_errors, ValueError) as error:
             self.close()
             raise Failed(f"the broker refuses that: {error}") from error
+
+
+def dump_message(message: Any) -> Any:
+    """A message as it is printed."""
+    if message is None:
+        return "No messages in queue. basic.publish something."
+    body = message.body.decode("utf-8", "replace") if isinstance(message.body, bytes) else message.body
+    delivery = {"delivery_tag": message.delivery_tag, **(message.delivery_info or {})}
+    return {"body": body, "properties": message.properties, "delivery_info": delivery}
 
 
 class Dotted(click.Group):
@@ -126,7 +155,7 @@ def exchange_declare(shared: AMQPContext, exchange: str, type: str, **options: b
     """Make an exchange."""
     with shared.asked() as channel:
         channel.exchange_declare(exchange=exchange, type=type, **options)
-    shared.ok()
+    shared.echo_ok()
 
 
 @_command("exchange.delete", ("exchange", str, ...), ("if_unused", _YES_OR_NO, False))
@@ -134,7 +163,7 @@ def exchange_delete(shared: AMQPContext, exchange: str, if_unused: bool) -> None
     """Remove an exchange."""
     with shared.asked() as channel:
         channel.exchange_delete(exchange=exchange, if_unused=if_unused)
-    shared.ok()
+    shared.echo_ok()
 
 
 @_command("queue.bind", ("queue", str, ...), ("exchange", str, ...), ("routing_key", str, ...))
@@ -142,7 +171,7 @@ def queue_bind(shared: AMQPContext, **names: str) -> None:
     """Have a queue get what goes to an exchange with a routing key."""
     with shared.asked() as channel:
         channel.queue_bind(**names)
-    shared.ok()
+    shared.echo_ok()
 
 
 @_command("queue.declare", ("queue", str, ...), ("passive", _YES_OR_NO, False), ("durable", _YES_OR_NO, False),
@@ -152,7 +181,7 @@ def queue_declare(shared: AMQPContext, queue: str, **options: bool) -> None:
     with shared.asked() as channel:
         name, messages, consumers = channel.queue_declare(queue=queue, **options)
     shared.cli.secho(f"queue:{name} messages:{messages} consumers:{consumers}", fg="cyan", bold=True)
-    shared.ok()
+    shared.echo_ok()
 
 
 @_command("queue.delete", ("queue", str, ...), ("if_unused", _YES_OR_NO, False), ("if_empty", _YES_OR_NO, False))
@@ -161,7 +190,7 @@ def queue_delete(shared: AMQPContext, queue: str, **options: bool) -> None:
     with shared.asked() as channel:
         deleted = channel.queue_delete(queue=queue, **options)
     shared.cli.echo(f"{deleted or 0} messages deleted.")
-    shared.ok()
+    shared.echo_ok()
 
 
 @_command("queue.purge", ("queue", str, ...))
@@ -170,7 +199,7 @@ def queue_purge(shared: AMQPContext, queue: str) -> None:
     with shared.asked() as channel:
         deleted = channel.queue_purge(queue=queue)
     shared.cli.echo(f"{deleted or 0} messages deleted.")
-    shared.ok()
+    shared.echo_ok()
 
 
 @_command("basic.get", ("queue", str, ...), ("no_ack", _YES_OR_NO, False))
@@ -178,13 +207,8 @@ def basic_get(shared: AMQPContext, queue: str, no_ack: bool) -> None:
     """Take the next message of a queue, and print it; unless it is acknowledged it goes back at the end."""
     with shared.asked() as channel:
         message = channel.basic_get(queue, no_ack=no_ack)
-    if message is None:
-        shared.cli.echo("No messages in queue. basic.publish something.")
-    else:
-        body = message.body.decode("utf-8", "replace") if isinstance(message.body, bytes) else message.body
-        delivery = {"delivery_tag": message.delivery_tag, **(message.delivery_info or {})}
-        shared.cli.echo(pformat({"body": body, "properties": message.properties, "delivery_info": delivery}))
-    shared.ok()
+    shared.respond(dump_message(message))
+    shared.echo_ok()
 
 
 @_command("basic.publish", ("msg", str, ...), ("exchange", str, ...), ("routing_key", str, ...),
@@ -199,7 +223,7 @@ def basic_publish(shared: AMQPContext, msg: str, exchange: str, routing_key: str
             msg, exchange=exchange, routing_key=routing_key, content_type="text/plain", content_encoding="utf-8",
             **options,
         )  # fmt: skip
-    shared.ok()
+    shared.echo_ok()
 
 
 @_command("basic.ack", ("delivery_tag", str, ...))
@@ -207,7 +231,7 @@ def basic_ack(shared: AMQPContext, delivery_tag: str) -> None:
     """Acknowledge a message that basic.get has taken."""
     with shared.asked() as channel:
         channel.basic_ack(int(delivery_tag) if delivery_tag.isdigit() else delivery_tag)
-    shared.ok()
+    shared.echo_ok()
 
 
 @amqp.command("repl", cls=CeleryCommand)
@@ -239,7 +263,7 @@ def _do(shared: AMQPContext, line: str) -> None:
     except click.ClickException as error:
         error.show()
     except ValueError as error:  # a quotation mark that is not closed
-        shared.cli.error(f"Error: {error}")
+        shared.echo_error(error)
 
 
 def _lines(asks: bool) -> Iterator[str]:
