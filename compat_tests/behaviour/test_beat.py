@@ -6,6 +6,7 @@ import contextlib
 import errno
 import shelve
 import signal
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from compat_tests.conftest import PATIENCE, Sandbox, wait_until
 from zerocelery import Celery
-from zerocelery.beat import BeatLazyFunc, PersistentScheduler, ScheduleEntry, Scheduler
+from zerocelery.beat import BeatLazyFunc, PersistentScheduler, ScheduleEntry, Scheduler, Service
 from zerocelery.schedules import crontab, schedule
 
 PROJECT = """
@@ -197,6 +198,39 @@ def test_entries_that_cannot_be_read_are_begun_anew(
     assert list(scheduler.schedule) == ["a"]
     assert "can't be read" in caplog.text
     scheduler.close()
+
+
+def test_a_beat_that_is_stuck_does_not_answer() -> None:
+    stuck, go_on = threading.Event(), threading.Event()
+
+    class MayGetStuck(Scheduler):
+        def tick(self) -> float:
+            if stuck.is_set():
+                go_on.wait(PATIENCE)
+            return 0.05
+
+    with Celery("asked", broker="memory://", set_as_current=False) as app:
+        app.conf.result_expires = None
+        app.conf.beat_remote_control_max_tick_age = 0.5
+        service = Service(app, scheduler_cls=MayGetStuck, remote_control=True, hostname="beat@h")
+        thread = threading.Thread(target=service.start)
+        thread.start()
+
+        def answers() -> list[Any]:
+            found: list[Any] = app.control.ping(destination=["beat@h"], timeout=0.3)
+            return found
+
+        try:
+            wait_until(lambda: answers() == [{"beat@h": {"ok": "pong"}}], what="an answer")
+            assert app.control.ping(destination=["another@h"], timeout=0.1) == []
+            assert app.control.inspect(destination=["beat@h"], timeout=0.1).stats() is None, "it knows but one command"
+            stuck.set()
+            wait_until(lambda: answers() == [], what="silence")
+        finally:
+            go_on.set()
+            service.stop()
+            thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def notes(sandbox: Sandbox) -> list[str]:
