@@ -100,7 +100,7 @@ def start(sandbox: Sandbox, queue: str) -> Iterator[Start]:
     def begin(*options: str, settings: str = "", port: int = 5672) -> Any:
         broker = f"amqp://guest:guest@127.0.0.1:{port}//"
         sandbox.write("proj.py", TASKS.format(broker=broker, queue=queue) + settings)
-        process = sandbox.python("-m", "zerocelery", "-A", "proj", "worker", "-l", "INFO", *options)
+        process = sandbox.python("-m", "zerocelery", "-A", "proj", "worker", "-l", "INFO", "-n", f"{queue}@h", *options)
         processes.append(process)
         sandbox.wait_for_output(process, "ready.")
         return process
@@ -178,6 +178,32 @@ def test_a_lost_connection_brings_each_message_again(
         for name in ("begun", "waits-0", "waits-1", "waits-2"):
             assert (sandbox.home / name).read_text() == "run\n", name
         assert client.send_task("proj.add", (1, 2)).get(timeout=20) == 3
+
+
+def test_a_queue_that_is_still_held_for_the_lost_connection_is_waited_for(
+    client: Celery, start: Start, sandbox: Sandbox, queue: str
+) -> None:
+    from kombu import Connection, Queue
+
+    with Proxy(5672) as proxy:
+        worker = start("-c", "1", port=proxy.port)
+        assert client.send_task("proj.add", (1, 2)).get(timeout=20) == 3
+        proxy.cut(stay=True)
+        with Connection("amqp://guest:guest@127.0.0.1:5672//") as other:
+            own = Queue(f"{queue}@h.celery.pidbox", exclusive=True)
+
+            def taken() -> bool:
+                try:
+                    own.bind(other.channel()).declare()
+                except other.channel_errors:  # RabbitMQ has not seen the cut yet
+                    return False
+                return True
+
+            wait_until(taken, what="the worker's queue in other hands")
+            proxy.heal()
+            sandbox.wait_for_output(worker, "RESOURCE_LOCKED")
+        assert client.send_task("proj.add", (2, 2)).get(timeout=20) == 4
+        assert worker.poll() is None
 
 
 def test_queues_are_declared_as_the_settings_say(client: Celery, start: Start, sandbox: Sandbox, queue: str) -> None:

@@ -85,6 +85,8 @@ _LOOK = 0.05
 #: How long it may take to store how tasks have ended that were lost with the pool (seconds).
 _SETTLES_WITHIN = 5.0
 _LOOK_IDLE = 0.5
+#: AMQP's reply code where another connection has a queue for itself.
+_RESOURCE_LOCKED = 405
 #: And where no task is to be taken.
 _LOOK_FULL = 0.001
 
@@ -428,7 +430,9 @@ class Intake:
                     self._consume(producer)
                 except _Stopped:
                     break
-                except self._connection_errors() as error:
+                except Exception as error:
+                    if not (isinstance(error, self._connection_errors()) or self._is_still_held(error)):
+                        raise
                     logger.warning("the broker is gone (%s): trying again", error)
                     self._let_go()
                     self._stopping.wait(1.0)
@@ -439,6 +443,13 @@ class Intake:
         finally:
             producer.close()
             os.close(self._words)
+
+    def _is_still_held(self, error: Exception) -> bool:
+        """Whether RabbitMQ keeps this worker's own queue for a connection of which it doesn't know yet that it is lost.
+
+        At the start it is another worker of this name that has the queue.
+        """
+        return self._connections > 1 and getattr(error, "code", None) == _RESOURCE_LOCKED
 
     def _let_go(self) -> None:
         """The connection is gone: what was not acknowledged on it will come again."""
