@@ -61,6 +61,16 @@ def differences() -> dict[str, str]:
     return found
 
 
+def undocumented() -> list[str]:
+    """Published names of ours without a docstring; looked for in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "compat_tests.behaviour.surface", "--undocumented"],
+        check=True, capture_output=True, text=True, timeout=50, cwd=HERE.parents[1],
+    )  # fmt: skip
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
 # ── in the process that has the alias ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -78,6 +88,25 @@ def measure() -> dict[str, str]:
         if problem:
             found[path] = problem
     return found
+
+
+def without_docstring() -> Iterator[str]:
+    """Modules, classes, functions and methods of ours that say nothing."""
+    for module in sorted({path.partition(":")[0] for path in expected()}):
+        try:
+            if not importlib.import_module(module).__doc__:
+                yield module
+        except ModuleNotFoundError:  # of a package that isn't installed
+            continue
+    for path in expected():
+        try:
+            found = look_up(path)
+        except (AttributeError, ModuleNotFoundError):
+            continue
+        home = getattr(found, "__module__", None) or ""
+        documented = inspect.isclass(found) or inspect.isroutine(found)
+        if documented and home.startswith(("zerocelery", "celery")) and not inspect.getdoc(found):
+            yield path
 
 
 def look_up(path: str) -> Any:
@@ -148,12 +177,12 @@ def _wrong_one(ours: list[inspect.Parameter], text: str, place: int | None) -> I
 
 def main() -> None:
     """Measure, or write the list of what is missing anew."""
-    if "--measure" in sys.argv:
+    if "--measure" in sys.argv or "--undocumented" in sys.argv:
         import zerocelery
 
         zerocelery.install_as_celery()
         warnings.simplefilter("ignore")
-        sys.stdout.write(json.dumps(measure()))
+        sys.stdout.write(json.dumps(measure() if "--measure" in sys.argv else list(without_docstring())))
         return
     found = differences()
     before = reasons() if MISSING.exists() else {}

@@ -35,3 +35,7 @@ def test_what_is_listed_as_missing_is_a_published_name() -> None:
 
 def test_what_is_not_going_to_be_here_has_a_reason() -> None:
     assert [path for path, why in surface.reasons().items() if not why] == []
+
+
+def test_every_published_name_says_what_it_promises() -> None:
+    assert surface.undocumented() == []
