@@ -388,3 +388,14 @@ def test_an_object_of_an_app_is_pickled_as_what_its_app_has() -> None:
     with KeepingApp("keeps", set_as_current=False) as app:
         found = pickle.loads(pickle.dumps(app.kept(3)))
     assert (found.number, found.app.main, isinstance(found, Kept)) == (3, "keeps", True)
+
+
+def test_apps_that_share_their_tasks_are_not_warned_of_the_built_in_ones(recwarn: pytest.WarningsRecorder) -> None:
+    first = Celery("first", set_as_current=False)
+    second = Celery("second", set_as_current=False, tasks=first.tasks)
+    second.finalize()
+
+    assert second.tasks is first.tasks
+    assert not recwarn.list
+    first.close()
+    second.close()

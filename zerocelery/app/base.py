@@ -323,7 +323,7 @@ class Celery:
         if _is_redefinition(known, task):
             self._tasks[task.name] = task
             return task
-        if known._decorated_fun is not None:
+        if known._decorated_fun is not None and not _are_built_in(known, task):
             self._warn_duplicate(known, task, "stays, and the latter is never run")
         return known
 
@@ -1291,6 +1291,11 @@ def _is_redefinition(known: Any, task: Any) -> bool:
     if new.__module__ == "__main__":
         return True
     return getattr(old, "__globals__", 0) is getattr(new, "__globals__", 1) and "<locals>" not in name
+
+
+def _are_built_in(known: Any, task: Any) -> bool:
+    """Whether both are the same one of our own tasks, of two apps that share a registry."""
+    return all(getattr(one._decorated_fun, "__module__", "") == "zerocelery.app.builtins" for one in (known, task))
 
 
 def _callable_of(task: Any) -> Any:
