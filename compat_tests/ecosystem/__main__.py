@@ -129,6 +129,24 @@ def without_celery(programs: Path) -> Iterator[None]:
         aside.rmdir()
 
 
+@contextmanager
+def default_node(programs: Path) -> Iterator[dict[str, str]]:
+    """A node at the default address, as tests expect a RabbitMQ at Celery's."""
+    with tempfile.TemporaryDirectory(prefix="zc-ecosystem-") as directory:
+        home = {"ZEROCELERY_HOME": directory}
+        node = subprocess.Popen(
+            [str(programs / "zerocelery"), "node"],
+            env={**os.environ, **home},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield home
+        finally:
+            node.terminate()
+            node.wait()
+
+
 def run(package: Package, programs: Path, way: str) -> Outcomes:
     """Run the package's tests one way: with ``celery``, or with the alias."""
     reports = cache() / "reports"
@@ -138,14 +156,14 @@ def run(package: Package, programs: Path, way: str) -> Outcomes:
     start = [str(programs / "python")] if way == "celery" else [str(programs / "zerocelery-run")]
     with (
         own_redis(package.redis) as redis,
-        tempfile.TemporaryDirectory(prefix="zc-ecosystem-") as directory,
+        default_node(programs) as home,
         report.with_suffix(".log").open("wb") as log,
     ):
         subprocess.run(
             [*start, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=120", f"--junitxml={report}",
              *package.pytest],
             cwd=source(package) / package.folder,
-            env={**os.environ, "ZEROCELERY_HOME": directory, **package.environment, **redis},
+            env={**os.environ, **home, **package.environment, **redis},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -67,6 +67,7 @@ PACKAGES = (
         tag="v13.5.0",
         requirements=("webtest", "requests"),
         folder="tests/application_celery",
+        pytest=("-p", "celery.contrib.pytest"),
         environment={"PYTHONPATH": "..", "NEW_RELIC_HOST": "staging-collector.newrelic.com"},
     ),
     Package(
@@ -131,16 +132,9 @@ PACKAGES = (
         tag="10.1.0",
         requirements=(
             "django<6", "pytest-django", "colorama", "django-environ", "django-redis", "django-extensions",
-            "factory-boy", "pytest-cov", "redis", "psycopg[binary]",
+            "factory-boy", "pytest-cov", "redis", "psycopg[binary]", "django-crispy-forms", "crispy-bootstrap5",
+            "django-allauth", "djangorestframework",
         ),
         pytest=("test_app/tests/celery",),
-    ),
-    Package(
-        "tenant-schemas-celery",
-        "5.0.0",
-        repository="https://github.com/maciej-gol/tenant-schemas-celery",
-        tag="5.0.0",
-        requirements=("django<6", "django-tenants", "psycopg2-binary", "pytest-django"),
-        pytest=("tenant_schemas_celery",),
     ),
 )  # fmt: skip

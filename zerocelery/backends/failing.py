@@ -180,7 +180,9 @@ def chord_error(backend: Any, callback: Any, exc: BaseException | None) -> Any:
         callback = maybe_signature(callback.body, app=app)
     task = app.tasks.get(callback.task) if callback.task in app._tasks else None
     of_body = task.backend if task is not None else backend
-    chain += _several(callback.options.get("chain") if hasattr(callback.options, "get") else None)
+    following = callback.options.get("chain") if hasattr(callback.options, "get") else None
+    if isinstance(following, (list, tuple)):  # what stands in for a signature in tests may answer with anything
+        chain += following
     if _is_group(callback):
         outcome = backend._handle_group_chord_error(group_callback=callback, backend=of_body, exc=error)
         _fail_rest(backend, chain, error)
