@@ -211,15 +211,17 @@ def row(package: Package, results: list[Outcomes]) -> str:
         return f"{counted['passed']} of {counted['passed'] + counted['failed']}"
 
     figures = " | ".join(count(outcomes) for outcomes in results)
-    return f"| {package.name} | {package.version} | {figures} | {package.notes} |"
+    return f"| {package.name} | {package.version} | {figures} |"
 
 
 def write(package: Package, line: str) -> None:
-    """Put the package's line into the table, in place of the one that it has."""
+    """Put the package's line into the table, in place of the one that it has; what was noted there stays."""
     text = DOCS.read_text()
-    text, found = re.subn(rf"^\| {re.escape(package.name)} \|.*$", lambda _: line, text, flags=re.MULTILINE)
+    text, found = re.subn(
+        rf"^\| {re.escape(package.name)} \|.*\|( [^|]*\|)$", lambda old: line + old[1], text, flags=re.MULTILINE
+    )
     if not found:
-        text = text.replace("\n\n<!-- end of the table -->", f"\n{line}\n\n<!-- end of the table -->")
+        text = text.replace("\n\n<!-- end of the table -->", f"\n{line}  |\n\n<!-- end of the table -->")
     DOCS.write_text(text)
 
 

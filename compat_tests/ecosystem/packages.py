@@ -29,7 +29,6 @@ class Package:
     install: tuple[str, ...] | None = None
     #: Whether it says of itself that it is for older Celerys only, and so is installed without what it asks for.
     behind: bool = False
-    notes: str = ""
 
 
 PACKAGES = (
@@ -94,7 +93,6 @@ PACKAGES = (
         tag="3.0.0",
         requirements=("pytest-mock", "fakeredis", "mock", "flask", "redis"),
         pytest=("-o", "addopts=", "--ignore=tests/unit/test_tasks.py", "tests"),
-        notes="`tests/unit/test_tasks.py` left out: it imports `celery.task`, which Celery 5 doesn't have",
     ),
     Package(
         "celery-singleton",
