@@ -18,7 +18,7 @@ from zerocelery.engine.address import Address, parse_address, prepare_directory
 from zerocelery.engine.errors import NodeRunning
 from zerocelery.transport.base import ClientLink, NodePort, WorkerLink
 from zerocelery.transport.memory import MemoryNetwork
-from zerocelery.transport.zmq import ZmqClientLink, ZmqNodePort, ZmqWorkerLink
+from zerocelery.transport.zmq import ZmqClientLink, ZmqNodePort, worker_link
 
 
 class Bench:
@@ -63,7 +63,7 @@ class Bench:
         link: WorkerLink = (
             self.memory.worker(self.address, worker_id)
             if self.kind == "memory"
-            else ZmqWorkerLink(self.address, worker_id)
+            else worker_link(self.address, worker_id)
         )
         self._closes(link)
         return link

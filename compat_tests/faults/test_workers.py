@@ -31,7 +31,7 @@ from zerocelery.engine.address import parse_address
 from zerocelery.engine.errors import NodeUnreachable, QueueFull
 from zerocelery.engine.producer import Producer, ProducerOptions
 from zerocelery.engine.worker import CAPACITY
-from zerocelery.transport.zmq import ZmqClientLink, ZmqWorkerLink
+from zerocelery.transport.zmq import ZmqClientLink, worker_link
 
 pytestmark = pytest.mark.faults
 
@@ -539,7 +539,7 @@ def test_the_last_word_of_a_dead_process_is_no_worker(rig: Rig) -> None:
     rig.worker()
     dead = subprocess.Popen(["/bin/true"])
     dead.wait()
-    link = ZmqWorkerLink(parse_address(rig.url), "0123456789abcdef")
+    link = worker_link(parse_address(rig.url), "0123456789abcdef")
     try:
         wait_until(link.reconnected)
         join = wire.Join(

@@ -15,7 +15,7 @@ from zerocelery.engine import wire
 from zerocelery.engine.address import Address
 from zerocelery.engine.errors import EngineError
 from zerocelery.engine.processes import read_word
-from zerocelery.transport.zmq import ZmqWorkerLink
+from zerocelery.transport.zmq import worker_link
 
 #: A node that is not there for so long finds out by the worker's silence (seconds).
 _PATIENCE: Final = 10.0
@@ -50,7 +50,7 @@ class Obituaries:
 
     def _send(self, worker_id: str, message: bytes) -> None:
         try:
-            link = ZmqWorkerLink(self.address, f"{worker_id}-dead")
+            link = worker_link(self.address, f"{worker_id}-dead")
         except EngineError:  # no descriptors left: the node finds out by itself
             return
         try:

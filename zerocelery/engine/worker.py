@@ -35,7 +35,7 @@ from zerocelery.engine.green import Exposure, Hub
 from zerocelery.engine.processes import SHUTDOWN, Word, give_cause, host_id, started
 from zerocelery.engine.strategy import Outcome, Strategy, failure, success
 from zerocelery.transport.base import WorkerLink
-from zerocelery.transport.zmq import ZmqWorkerLink
+from zerocelery.transport.zmq import worker_link
 
 logger = logging.getLogger("zerocelery.worker")
 
@@ -148,7 +148,7 @@ class Worker:
         self.max_memory = max_memory
         self.finished = 0
         self.lock = threading.RLock()  # the link, and what the watch may take away
-        self._make_link = link or ZmqWorkerLink
+        self._make_link = link or worker_link
         self._link: WorkerLink | None = None
         self._word = Word(self.address.words, self.id)
         self._supervisor = (supervisor, started(supervisor) if supervisor else 0)

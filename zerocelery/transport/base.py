@@ -1,4 +1,4 @@
-"""The seam between the engine and whatever carries its frames: three small contracts, one per kind of entity."""
+"""The seam between the engine and whatever carries its frames: small contracts, one per kind of entity."""
 
 from __future__ import annotations
 
@@ -45,6 +45,22 @@ class NodePort(Protocol):
 
     def close(self) -> None:
         """Give everything back to the system."""
+
+
+class Desk(Protocol):
+    """Where a node's workers come: a part of a :class:`NodePort`."""
+
+    def waits(self) -> bool:
+        """Whether something may be taken without waiting for it."""
+
+    def take(self, limit: int) -> list[tuple[str, bytes]]:
+        """What workers sent, with their ids; at most ``limit`` frames."""
+
+    def send(self, worker_id: str, frame: bytes) -> bool:
+        """Send to one worker; False where it is not connected any more."""
+
+    def close(self) -> None:
+        """Let go of the workers."""
 
 
 class ClientLink(Protocol):

@@ -50,12 +50,13 @@ class _OneDescriptor:
         return found
 
 
-#: ``select.POLLIN``, which eventlet takes away with the rest.
+#: ``select.POLLIN`` and ``select.POLLOUT``, which eventlet takes away with the rest.
 READ: Final = 1
+WRITE: Final = 4
 
 
 def poll() -> Poll:
-    """An object to wait with, for reading."""
+    """An object to wait with."""
     if hasattr(select, "poll"):
         return select.poll()
     patcher = sys.modules["eventlet.patcher"]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import os
-import resource
-import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable
 from typing import Final
 
 import zmq
 
 from zerocelery.engine.address import Address, check_directory
-from zerocelery.engine.errors import AddressError, NodeRunning, NodeUnreachable
+from zerocelery.engine.errors import AddressError, NodeRunning
 from zerocelery.transport import curve, waiting
-
-logger = logging.getLogger("zerocelery.node")
+from zerocelery.transport.base import Desk, WorkerLink
+from zerocelery.transport.descriptors import Door, check_descriptors
+from zerocelery.transport.desk import SocketDesk, SocketWorkerLink
+from zerocelery.transport.readiness import Readiness
 
 #: Frames one subscriber may lag behind before the publisher drops for it; it then sees a gap and asks (numbering).
 _SUBSCRIBER_HWM: Final = 2_000
@@ -30,11 +29,6 @@ _TASKS_HWM: Final = 2_000
 
 #: Clients that may be connected at once; each takes one descriptor per socket. libzmq's own default is 1,023.
 _MAX_SOCKETS: Final = 65_000
-
-#: A node keeps this part of the descriptors that it may have, and at most so many, for its journal, its workers'
-#: processes, and for peers that are being turned away.
-_KEPT_PART: Final = 4
-_KEPT_MOST: Final = 4_096
 
 #: What must be free before the sockets are made: with less, libzmq does not fail, but aborts the process.
 _NODE_NEEDS: Final = 40
@@ -64,14 +58,13 @@ _REFUSALS: Final = (
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
 )
 
-#: Made once: these are enumerations, and joining two of them costs as much as sending.
-_MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
+#: As numbers: what enumerations cost in Python's code is as much as sending.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+_POLLIN: Final = int(zmq.POLLIN)
 
 #: A monitor's first frame: the event, and a value that depends on it.
 _MONITOR_EVENT: Final = struct.Struct("=hi")
-
-#: The node's sockets, in the order of its tables.
-_TASKS, _RESULTS, _LEASES = 0, 1, 2
 
 
 def _prepare(sock: zmq.Socket[bytes], address: Address, *, max_message: int = -1, server: bool = False) -> None:
@@ -101,7 +94,7 @@ def _fd(sock: zmq.Socket[bytes]) -> int:
 
 def _readable(sock: zmq.Socket[bytes]) -> bool:
     events = sock.get(zmq.EVENTS)
-    return isinstance(events, int) and bool(events & zmq.POLLIN)
+    return isinstance(events, int) and bool(events & _POLLIN)
 
 
 def _event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
@@ -109,13 +102,8 @@ def _event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
 
     By hand: pyzmq's own parser imports asyncio, which costs every client 25 ms.
     """
-    number, value = _MONITOR_EVENT.unpack(monitor.recv_multipart(zmq.NOBLOCK)[0])
+    number, value = _MONITOR_EVENT.unpack(monitor.recv_multipart(_NOBLOCK)[0])
     return int(number), int(value)
-
-
-def _descriptor_limit() -> int:
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return soft if soft != resource.RLIM_INFINITY else 1 << 30
 
 
 def _context(needs: int) -> zmq.Context[zmq.Socket[bytes]]:
@@ -124,81 +112,78 @@ def _context(needs: int) -> zmq.Context[zmq.Socket[bytes]]:
     Raises:
         NodeUnreachable: it has not.
     """
-    _check_descriptors(needs)
+    check_descriptors(needs)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     return context
 
 
-def _check_descriptors(needs: int) -> None:
-    """
-    Raises:
-        NodeUnreachable: the process has not this many descriptors to spare.
-    """
-    taken: list[int] = []
-    try:
-        taken.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(needs))
-    except OSError as error:
-        raise NodeUnreachable(
-            f"this process (pid {os.getpid()}) has no {needs} file descriptors left for a connection, of the "
-            f"{_descriptor_limit()} that it may have: let it close some, or raise its limit (ulimit -n, LimitNOFILE=)"
-        ) from error
-    finally:
-        for fd in taken:
-            os.close(fd)
+class _Inlet:
+    """A socket of a node's by which something comes in.
 
-
-class _Door:
-    """Turns peers away before the process runs out of descriptors.
-
-    Without one, libzmq would try to accept a waiting TCP peer again and again, at the cost of a processor, and at an
-    ipc socket it would abort the process. With few left, who has just come is cut off; it tries again by itself, and
-    whoever is connected notices nothing. (To unbind would cut off everybody.)
-
-    Arguments:
-        sockets: the bound ones.
+    A ZeroMQ descriptor signals a change of state, not a state: a socket counts as readable until a receive has found it
+    empty, and sending may swallow the signal of something that came in.
     """
 
-    def __init__(self, sockets: Iterable[zmq.Socket[bytes]]) -> None:
-        self._sockets = list(sockets)
-        self._monitors = [sock.get_monitor_socket(zmq.EVENT_ACCEPTED) for sock in self._sockets]
-        self.fds = tuple(_fd(monitor) for monitor in self._monitors)
-        self._limit = _descriptor_limit()
-        # A new descriptor is the lowest that is free: its number tells how many there are.
-        self._highest = self._limit - min(_KEPT_MOST, self._limit // _KEPT_PART)
-        self._turned_away = 0
+    __slots__ = ("look", "sent", "sock")
 
-    def look(self) -> None:
-        """See to the peers that have come."""
-        for monitor in self._monitors:
-            try:
-                while True:
-                    _, fd = _event(monitor)
-                    if fd >= self._highest:
-                        self._turn_away(fd)
-            except zmq.Again:
-                pass
+    def __init__(self, sock: zmq.Socket[bytes], readiness: Readiness) -> None:
+        self.sock = sock
+        self.look = True
+        self.sent = False
+        readiness.add(_fd(sock), self._mark)
 
-    def _turn_away(self, fd: int) -> None:
+    def _mark(self) -> None:
+        self.look = True
+
+    def waits(self) -> bool:
+        """Whether something may be received without waiting for it."""
+        if self.sent:
+            self.sent = False
+            self.look = self.look or _readable(self.sock)
+        return self.look
+
+
+class _RouterDesk:
+    """Where workers of other machines come, or of this one by TCP (:class:`~zerocelery.transport.base.Desk`)."""
+
+    def __init__(self, sock: zmq.Socket[bytes], readiness: Readiness) -> None:
+        self._sock = sock
+        self._inlet = _Inlet(sock, readiness)
+
+    def waits(self) -> bool:
+        return self._inlet.waits()
+
+    def take(self, limit: int) -> list[tuple[str, bytes]]:
+        frames: list[tuple[str, bytes]] = []
+        if not self._inlet.look:
+            return frames
         try:
-            peer = socket.socket(fileno=fd)
-        except OSError:  # gone already
-            return
+            while len(frames) < limit:
+                parts = self._sock.recv_multipart(_NOBLOCK)
+                if len(parts) == 2:
+                    frames.append((parts[0].decode("ascii", "backslashreplace"), parts[1]))
+                else:
+                    frames.append(("", b""))  # no message of ours: counted as malformed
+                if not _readable(self._sock):
+                    self._inlet.look = False
+                    break
+        except zmq.Again:
+            self._inlet.look = False
+        return frames
+
+    def send(self, worker_id: str, frame: bytes) -> bool:
         try:
-            peer.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # gone already
-        finally:
-            peer.detach()  # it is libzmq's, which closes it now
-        self._turned_away += 1
-        if self._turned_away & (self._turned_away - 1) == 0:  # 1, 2, 4, 8 …: they come again and again
-            logger.warning(
-                "a client was turned away (%d so far), for this node has used its file descriptors, %d of %d: stop "
-                "some clients, or raise its limit (ulimit -n, LimitNOFILE=)", self._turned_away, fd, self._limit,
-            )  # fmt: skip
+            self._inlet.sent = True
+            self._sock.send(worker_id.encode(), _MORE)
+            self._sock.send(frame, _NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
 
     def close(self) -> None:
-        for sock in self._sockets:
-            sock.disable_monitor()
+        """The socket ends with its context."""
 
 
 class ZmqNodePort:
@@ -217,32 +202,27 @@ class ZmqNodePort:
         self._context = _context(_NODE_NEEDS)
         self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self._authenticator = None
+        self._readiness = Readiness()
+        self._door = Door()
         try:
             if address.keys is not None:
                 self._authenticator = curve.authenticator(self._context, address.keys)
             self.address = self._bind(address, max_message)
+            self._tasks, self._results = (_Inlet(sock, self._readiness) for sock in self._sockets[:2])
+            self._desk = self._open_desk(max_message)
         except BaseException:
             if self._authenticator is not None:
                 self._authenticator.stop()
             self._context.destroy(linger=0)
             raise
-        self._poller = select.poll()
-        self._fds = (_fd(self._tasks), _fd(self._results), _fd(self._leases))
-        for fd in self._fds:
-            self._poller.register(fd, select.POLLIN)
-        self._door = _Door((self._tasks, self._results, self._leases))
-        for fd in self._door.fds:
-            self._poller.register(fd, select.POLLIN)
-        self._door.look()
-        # A ZeroMQ descriptor signals a change of state, not a state: a socket counts as readable until a receive has
-        # found it empty, and sending may swallow the signal of something that came in.
-        self._look = [True, True, True]
-        self._sent = [False, False, False]
-        self._pids: dict[int, int] = {}  # pidfd → pid
-        self._watched: dict[int, int] = {}
+        for sock in self._sockets:
+            monitor = sock.get_monitor_socket(zmq.EVENT_ACCEPTED)
+            self._readiness.add(_fd(monitor), functools.partial(self._look_at_door, monitor))
+            self._look_at_door(monitor)
+        self._pids: dict[int, int] = {}  # pid → pidfd
         self._ended: list[int] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poller.register(self._wake_read, select.POLLIN)
+        self._readiness.add(self._wake_read, self._woken)
 
     def _bind(self, address: Address, max_message: int) -> Address:
         if address.is_ipc:
@@ -267,38 +247,38 @@ class ZmqNodePort:
             try:
                 self._bind_all(candidate)
             except NodeRunning:
-                for sock in (self._tasks, self._results, self._leases):
+                for sock in self._sockets:
                     sock.close(linger=0)
                 continue
             return candidate
         raise AddressError(f"no three free ports in a row were found on {address.host}")
 
     def _make(self, address: Address, max_message: int) -> None:
-        self._tasks = self._context.socket(zmq.PULL)
-        self._results = self._context.socket(zmq.XPUB)
-        self._leases = self._context.socket(zmq.ROUTER)
-        for sock in (self._tasks, self._results, self._leases):
+        tasks, results = self._context.socket(zmq.PULL), self._context.socket(zmq.XPUB)
+        self._sockets = [tasks, results]
+        if not address.is_ipc:
+            self._sockets.append(self._context.socket(zmq.ROUTER))
+        for sock in self._sockets:
             _prepare(sock, address, max_message=max_message, server=True)
-        self._tasks.rcvhwm = _TASKS_HWM
-        self._results.sndhwm = _SUBSCRIBER_HWM
+        tasks.rcvhwm = _TASKS_HWM
+        results.sndhwm = _SUBSCRIBER_HWM
         # Tell of every subscription, also of a topic that is known: a client that came back gets its welcome.
-        self._results.setsockopt(zmq.XPUB_VERBOSER, 1)
-        # A lease to a worker that is gone is an error to act on, not a message to drop in silence.
-        self._leases.router_mandatory = True
-        # A worker that reconnects keeps its id and takes over from its dead connection.
-        self._leases.router_handover = True
-        # At most one batch is under way to a worker; unlimited so that a lease never blocks the node.
-        self._leases.sndhwm = 0
-        self._leases.rcvhwm = 0
+        results.setsockopt(zmq.XPUB_VERBOSER, 1)
+        for leases in self._sockets[2:]:
+            # A lease to a worker that is gone is an error to act on, not a message to drop in silence.
+            leases.router_mandatory = True
+            # A worker that reconnects keeps its id and takes over from its dead connection.
+            leases.router_handover = True
+            # At most one batch is under way to a worker; unlimited so that a lease never blocks the node.
+            leases.sndhwm = 0
+            leases.rcvhwm = 0
 
     def _bind_all(self, address: Address) -> None:
         before = os.umask(0o177) if address.is_ipc else None
         try:
-            for sock, endpoint in (
-                (self._tasks, address.tasks),
-                (self._results, address.results),
-                (self._leases, address.leases),
-            ):
+            for sock, endpoint in zip(
+                self._sockets, (address.tasks, address.results, address.leases), strict=False
+            ):  # fmt: skip
                 sock.bind(endpoint)
         except zmq.ZMQError as error:
             if error.errno == zmq.EADDRINUSE:
@@ -311,78 +291,66 @@ class ZmqNodePort:
             if before is not None:
                 os.umask(before)
 
+    def _open_desk(self, max_message: int) -> Desk:
+        if self.address.is_ipc:
+            path = self.address.directory / "leases"
+            return SocketDesk(path, self._readiness, self._door, max_message=max_message)
+        return _RouterDesk(self._sockets[2], self._readiness)
+
+    def _look_at_door(self, monitor: zmq.Socket[bytes]) -> None:
+        """See to the peers that have come to a socket."""
+        try:
+            while True:
+                self._door.shut(_event(monitor)[1])
+        except zmq.Again:
+            pass
+
     def wait(self, seconds: float | None) -> None:
-        look, sent = self._look, self._sent
-        if sent[_RESULTS]:
-            sent[_RESULTS] = False
-            look[_RESULTS] = look[_RESULTS] or _readable(self._results)
-        if sent[_LEASES]:
-            sent[_LEASES] = False
-            look[_LEASES] = look[_LEASES] or _readable(self._leases)
-        if look[_TASKS] or look[_RESULTS] or look[_LEASES]:
-            seconds = 0
-        for fd, _ in self._poller.poll(None if seconds is None else int(seconds * 1000 + 0.999)):
-            if fd in self._fds:
-                look[self._fds.index(fd)] = True
-            elif fd == self._wake_read:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(fd, 4096)
-            elif fd in self._door.fds:
-                self._door.look()
-            else:
-                self._ended.append(self._unwatch(fd))
+        # Each is asked, for asking has an effect.
+        ready = (self._tasks.waits(), self._results.waits(), self._desk.waits())
+        self._readiness.wait(0 if any(ready) else seconds)
 
     def wake(self) -> None:
         """Make a blocked :meth:`wait` return; safe in a signal handler."""
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b".")
 
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
     def from_producers(self, limit: int) -> list[bytes]:
         frames: list[bytes] = []
-        if not self._look[_TASKS]:
+        inlet = self._tasks
+        if not inlet.look:
             return frames
-        receive, append = self._tasks.recv, frames.append
+        receive, append = inlet.sock.recv, frames.append
         try:
-            append(receive(zmq.NOBLOCK))
+            append(receive(_NOBLOCK))
             # One alone is the common case of a quiet node, and an exception costs more than a question.
-            if not _readable(self._tasks):
-                self._look[_TASKS] = False
+            if not _readable(inlet.sock):
+                inlet.look = False
                 return frames
             for _ in range(limit - 1):
-                append(receive(zmq.NOBLOCK))
+                append(receive(_NOBLOCK))
         except zmq.Again:
-            self._look[_TASKS] = False
+            inlet.look = False
         return frames
 
     def from_workers(self, limit: int) -> list[tuple[str, bytes]]:
-        frames: list[tuple[str, bytes]] = []
-        if not self._look[_LEASES]:
-            return frames
-        try:
-            while len(frames) < limit:
-                parts = self._leases.recv_multipart(zmq.NOBLOCK)
-                if len(parts) == 2:
-                    frames.append((parts[0].decode("ascii", "backslashreplace"), parts[1]))
-                else:
-                    frames.append(("", b""))  # no message of ours: counted as malformed
-                if not _readable(self._leases):
-                    self._look[_LEASES] = False
-                    break
-        except zmq.Again:
-            self._look[_LEASES] = False
-        return frames
+        return self._desk.take(limit)
 
     def subscriptions(self) -> list[tuple[bool, str]]:
         changes: list[tuple[bool, str]] = []
-        if not self._look[_RESULTS]:
+        if not self._results.look:
             return changes
         try:
             while True:
-                frame = self._results.recv(zmq.NOBLOCK)
+                frame = self._results.sock.recv(_NOBLOCK)
                 if len(frame) > 2 and frame[0] in (0, 1) and frame[-1] == 0:
                     changes.append((frame[0] == 1, frame[1:-1].decode("utf-8", "backslashreplace")))
         except zmq.Again:
-            self._look[_RESULTS] = False
+            self._results.look = False
         return changes
 
     def ended(self) -> list[int]:
@@ -390,45 +358,40 @@ class ZmqNodePort:
         return ended
 
     def publish(self, frame: bytes) -> None:
-        self._results.send(frame)
-        self._sent[_RESULTS] = True
+        self._results.sock.send(frame)
+        self._results.sent = True
 
     def to_worker(self, worker_id: str, frame: bytes) -> bool:
-        try:
-            self._sent[_LEASES] = True
-            self._leases.send(worker_id.encode(), _MORE)
-            self._leases.send(frame, zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                return False
-            raise
-        return True
+        return self._desk.send(worker_id, frame)
 
     def watch(self, pid: int) -> bool:
-        if pid in self._watched:
+        if pid in self._pids:
             return True
         try:
             fd = os.pidfd_open(pid)
         except (AttributeError, OSError, OverflowError):  # not Linux, the process is gone already, or never was
             return False
-        self._watched[pid] = fd
-        self._pids[fd] = pid
-        self._poller.register(fd, select.POLLIN)
+        self._pids[pid] = fd
+        self._readiness.add(fd, functools.partial(self._process_ended, pid))
         return True
 
-    def _unwatch(self, fd: int) -> int:
-        pid = self._pids.pop(fd)
-        del self._watched[pid]
-        self._poller.unregister(fd)
+    def _process_ended(self, pid: int) -> None:
+        self._unwatch(pid)
+        self._ended.append(pid)
+
+    def _unwatch(self, pid: int) -> None:
+        fd = self._pids.pop(pid)
+        self._readiness.remove(fd)
         os.close(fd)
-        return pid
 
     def close(self) -> None:
-        for fd in list(self._pids):
-            self._unwatch(fd)
+        for pid in list(self._pids):
+            self._unwatch(pid)
         if self._authenticator is not None:
             self._authenticator.stop()
-        self._door.close()
+        for sock in self._sockets:
+            sock.disable_monitor()
+        self._desk.close()
         # What was published last (farewells, results of the final turn) still leaves.
         self._context.destroy(linger=500)
         os.close(self._wake_read)
@@ -477,7 +440,7 @@ class ZmqClientLink:
 
     def send(self, frame: bytes) -> bool:
         try:
-            self._push.send(frame, zmq.NOBLOCK)
+            self._push.send(frame, _NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -499,7 +462,7 @@ class ZmqClientLink:
                     pass
                 seconds = 0
             if seconds <= 0:
-                return self._sub.recv(zmq.NOBLOCK) if _readable(self._sub) else None
+                return self._sub.recv(_NOBLOCK) if _readable(self._sub) else None
             timeout = int(seconds * 1000) + 1
             if timeout != self._timeout:
                 self._sub.rcvtimeo = self._timeout = timeout
@@ -549,12 +512,12 @@ class SharedContext:
         self._users = 0
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
 
-    def link(self, address: Address, worker_id: str) -> ZmqWorkerLink:
-        """A worker's link that has its socket from here."""
-        return ZmqWorkerLink(address, worker_id, shared=self)
+    def link(self, address: Address, worker_id: str) -> WorkerLink:
+        """A worker's link that has its socket from here, where it needs one of ZeroMQ's."""
+        return worker_link(address, worker_id, shared=self)
 
     def take(self) -> zmq.Context[zmq.Socket[bytes]]:
-        _check_descriptors(_WORKER_NEEDS)
+        check_descriptors(_WORKER_NEEDS)
         with self._lock:
             if self._context is None:
                 self._context = zmq.Context()
@@ -572,16 +535,26 @@ class SharedContext:
         context.term()
 
 
+def worker_link(address: Address, worker_id: str, *, shared: SharedContext | None = None) -> WorkerLink:
+    """A worker's way to its node: ZeroMQ's where the node has a TCP address.
+
+    Raises:
+        AddressError: the node's directory is not safe to connect to.
+        NodeUnreachable: there are too few descriptors.
+    """
+    if address.is_ipc:
+        return SocketWorkerLink(address, worker_id)
+    return ZmqWorkerLink(address, worker_id, shared=shared)
+
+
 class ZmqWorkerLink:
-    """A worker's DEALER, with its socket monitor and a pipe to be woken by.
+    """A worker's DEALER to a TCP address, with its socket monitor and a pipe to be woken by.
 
     :meth:`receive` belongs to the worker's own thread; ``send`` and :meth:`drain` may be called by another thread
     under the worker's lock, while the worker's thread is not in ``receive``.
     """
 
     def __init__(self, address: Address, worker_id: str, *, shared: SharedContext | None = None) -> None:
-        if address.is_ipc:
-            check_directory(address.directory)
         self._shared = shared
         context = _context(_WORKER_NEEDS) if shared is None else shared.take()
         self._context = context
@@ -610,7 +583,7 @@ class ZmqWorkerLink:
 
     def send(self, frame: bytes) -> bool:
         try:
-            self._dealer.send(frame, zmq.NOBLOCK)
+            self._dealer.send(frame, _NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -628,7 +601,7 @@ class ZmqWorkerLink:
     def drain(self) -> bytes | None:
         """One frame that is there, without blocking."""
         try:
-            return self._dealer.recv(zmq.NOBLOCK) if _readable(self._dealer) else None
+            return self._dealer.recv(_NOBLOCK) if _readable(self._dealer) else None
         except zmq.Again:
             return None
 
