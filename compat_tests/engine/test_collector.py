@@ -1256,9 +1256,9 @@ def test_the_nodes_own_pause_is_nobodys_silence(make_system: MakeSystem) -> None
     assert system.step(worker)
     wait = system.node.port.wait
 
-    def asleep(seconds: float | None) -> None:
+    def asleep(seconds: float | None, awake: float = 0.0) -> None:
         system.clock.advance(300.0)  # the machine sleeps
-        wait(seconds)
+        wait(seconds, awake)
 
     system.node.port.wait = asleep  # type: ignore[method-assign]
     system.turn()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -333,8 +334,26 @@ def shaken(path: str, kind: bytes) -> socket.socket:
     return peer
 
 
-@pytest.mark.parametrize(("name", "kind"), [("tasks", b"PUSH"), ("leases", b"DEALER")])
-def test_a_message_of_a_gigabyte_is_refused_before_anything_is_allocated(rig: Rig, name: str, kind: bytes) -> None:
+def announced_to_the_collector(rig: Rig, size: int) -> socket.socket:
+    """A connection by which a task of this size is about to come."""
+    peer = shaken(str(rig.box.node_dir / "tasks"), b"PUSH")
+    peer.sendall(b"\x02" + size.to_bytes(8, "big"))
+    return peer
+
+
+def announced_to_the_desk(rig: Rig, size: int) -> socket.socket:
+    """A connection by which a worker's report of this size is about to come."""
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(10)
+    peer.connect(str(rig.box.node_dir / "leases"))
+    peer.sendall((6).to_bytes(8, "little") + b"worker" + size.to_bytes(8, "little"))
+    return peer
+
+
+@pytest.mark.parametrize("announced", [announced_to_the_collector, announced_to_the_desk])
+def test_a_message_of_a_gigabyte_is_refused_before_anything_is_allocated(
+    rig: Rig, announced: Callable[[Rig, int], socket.socket]
+) -> None:
     """Row 49: the node may have 200 MB more than it has."""
     node = rig.node(memory=200 << 20)
     rig.worker()
@@ -342,9 +361,8 @@ def test_a_message_of_a_gigabyte_is_refused_before_anything_is_allocated(rig: Ri
     one = task("echo", "before", to=client)
     assert value_of(client.wait(one.id, token=client.submit(one), timeout=20)) == "before"
     for size in (1 << 30, 1 << 40, (1 << 63) - 1):
-        peer = shaken(str(rig.box.node_dir / name), kind)
-        with peer, contextlib.suppress(ConnectionError):
-            peer.sendall(b"\x02" + size.to_bytes(8, "big") + bytes(100_000))
+        with announced(rig, size) as peer, contextlib.suppress(ConnectionError):
+            peer.sendall(bytes(100_000))
             while peer.recv(4096):  # until it cuts us off
                 pass
     one = task("echo", "after", to=client)
@@ -353,13 +371,12 @@ def test_a_message_of_a_gigabyte_is_refused_before_anything_is_allocated(rig: Ri
     assert resident_bytes(node.pid) < 200 << 20
 
 
-@pytest.mark.parametrize(("name", "kind"), [("tasks", b"PUSH"), ("leases", b"DEALER")])
-def test_a_message_of_a_million_frames_does_no_harm(rig: Rig, name: str, kind: bytes) -> None:
+def test_a_message_of_a_million_frames_does_no_harm(rig: Rig) -> None:
     """Row 49."""
     node = rig.node(memory=400 << 20)
     client = rig.client()
     status_of(client)
-    with shaken(str(rig.box.node_dir / name), kind) as peer:
+    with shaken(str(rig.box.node_dir / "tasks"), b"PUSH") as peer:
         more, last = b"\x01\x01x", b"\x00\x01x"
         peer.settimeout(30)
         peer.sendall(more * 999_999 + last)

@@ -34,6 +34,7 @@ from zerocelery.engine.moving import Moving
 from zerocelery.engine.processes import LocalProcesses, Processes, raise_descriptor_limit
 from zerocelery.engine.publisher import Publisher
 from zerocelery.engine.tenure import take_lock
+from zerocelery.engine.vigil import Vigil
 from zerocelery.transport.base import NodePort
 from zerocelery.transport.zmq import ZmqNodePort
 
@@ -107,6 +108,7 @@ class Node:
         self._lock = take_lock(self.address)
         (self.address.directory / "node.pid").unlink(missing_ok=True)  # of one that was killed: this one is not up yet
         self._stopping = False
+        self._vigil = Vigil()
         self._owed_since: float | None = None
         self._began = self.clock.monotonic()
         try:
@@ -191,9 +193,11 @@ class Node:
     def turn(self) -> None:
         """Take what has arrived, commit, send; blocks while there is nothing to do."""
         seconds = self._patience()
-        asleep = self.clock.monotonic()
-        self.port.wait(seconds)
-        if self.journal.behind and self.clock.monotonic() - asleep >= APPLY_SECONDS:
+        since = self.clock.monotonic()
+        self.port.wait(seconds, self._vigil.moment(len(self.ledger.leased)))
+        waited = self.clock.monotonic() - since
+        self._vigil.waited(waited)
+        if self.journal.behind and waited >= APPLY_SECONDS:
             self.journal.apply()  # nothing has come for a while
         self._notice_pause(seconds or 0.0)
         collector, port = self.collector, self.port

@@ -16,8 +16,12 @@ class NodePort(Protocol):
 
     address: Address
 
-    def wait(self, seconds: float | None) -> None:
-        """Block until something can be received, a watched process ended, or the time is over (None: no limit)."""
+    def wait(self, seconds: float | None, awake: float = 0.0) -> None:
+        """Block until something can be received, a watched process ended, or the time is over (None: no limit).
+
+        Arguments:
+            awake: of these seconds the first so many may be spent without sleeping.
+        """
 
     def wake(self) -> None:
         """Make a blocked :meth:`wait` return; safe in a signal handler and from any thread."""

@@ -202,7 +202,7 @@ class MemoryNodePort:
             if not connection.torn:
                 connection.mend()
 
-    def wait(self, seconds: float | None) -> None:
+    def wait(self, seconds: float | None, awake: float = 0.0) -> None:
         if self.network.clock is None:
             self.network.block(self._ready, seconds)
         self.woken = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import time
 from collections.abc import Callable
 
 
@@ -27,10 +29,23 @@ class Readiness:
         del self._acts[fd]
         self._poller.unregister(fd)
 
-    def wait(self, seconds: float | None) -> None:
-        """Block until some are ready, at most this long (None: no limit), and do what is to be done for these."""
+    def wait(self, seconds: float | None, awake: float = 0.0) -> None:
+        """Block until some are ready, at most this long (None: no limit), and do what is to be done for these.
+
+        Arguments:
+            awake: of these seconds the first so many are spent without sleeping.
+        """
+        ready = self._watch(awake) if awake else []
         acts = self._acts
-        for fd, _ in self._poller.poll(None if seconds is None else int(seconds * 1000 + 0.999)):
+        for fd, _ in ready or self._poller.poll(None if seconds is None else int(seconds * 1000 + 0.999)):
             act = acts.get(fd)
             if act is not None:  # else what was done for another has removed it
                 act()
+
+    def _watch(self, seconds: float) -> list[tuple[int, int]]:
+        """Those that become ready within so many seconds, looked for without sleeping."""
+        poll, now, give_way = self._poller.poll, time.monotonic, os.sched_yield
+        until = now() + seconds
+        while not (ready := poll(0)) and now() < until:
+            give_way()  # to whoever has something to do on this processor
+        return ready

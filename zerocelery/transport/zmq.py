@@ -305,10 +305,13 @@ class ZmqNodePort:
         except zmq.Again:
             pass
 
-    def wait(self, seconds: float | None) -> None:
+    def wait(self, seconds: float | None, awake: float = 0.0) -> None:
         # Each is asked, for asking has an effect.
         ready = (self._tasks.waits(), self._results.waits(), self._desk.waits())
-        self._readiness.wait(0 if any(ready) else seconds)
+        if any(ready):
+            self._readiness.wait(0)
+        else:
+            self._readiness.wait(seconds, awake)
 
     def wake(self) -> None:
         """Make a blocked :meth:`wait` return; safe in a signal handler."""
