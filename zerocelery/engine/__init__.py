@@ -6,7 +6,7 @@
     │  inbox topic         │                 │     │  leases                          │        │
     │  SUB ◄───────────────┼─────────────────┼─────┼─────────────────────────── XPUB ┘        │
     └──────────────────────┘                 └─────┼────────────────────────────────────────┘
-                                                   ▼ ROUTER/DEALER: leases out, results back
+                                                   ▼ leases out, results back
                                             ┌───────────────────────────┐
                                             │ Workers (Pool)            │  each: fetch → strategy.run(task) → report
                                             └───────────────────────────┘

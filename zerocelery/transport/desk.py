@@ -337,6 +337,9 @@ class SocketWorkerLink:
         except OSError:
             self._lose(stream)
             return False
+        except BaseException:  # a task's limit is over: what follows a half of a frame would be read as its other half
+            self._lose(stream)
+            raise
         if stream.unsent:
             self.wake()  # who waits in receive has to wait for room, too
         return True
