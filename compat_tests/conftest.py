@@ -272,6 +272,11 @@ def _children() -> list[psutil.Process]:
     return list(psutil.Process().children())
 
 
+def _files() -> set[str]:
+    """What lies where the tests run, but for what the test runner and Python itself leave there."""
+    return {name for name in os.listdir() if not name.startswith((".", "__pycache__"))}
+
+
 def _leaks(before_fds: dict[int, str], before_threads: set[threading.Thread], before_children: set[int]) -> list[str]:
     leaks = [f"thread {t.name}" for t in threading.enumerate() if t not in before_threads and t.is_alive()]
     for fd, target in _descriptors().items():
@@ -295,8 +300,9 @@ def _as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A thread, child process, socket or pipe that outlives its test fails it."""
+    """A thread, child process, socket, pipe or file that outlives its test fails it."""
     gc.collect()
+    files = _files()
     fds, threads, children = _descriptors(), set(threading.enumerate()), {child.pid for child in _children()}
     yield
     _close_producers()
@@ -307,6 +313,8 @@ def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.fail(f"{request.node.name} leaked: {', '.join(leaks)}")
         gc.collect()
         pause.wait(0.02)
+    if left := _files() - files:
+        pytest.fail(f"{request.node.name} left in {os.getcwd()}: {', '.join(sorted(left))}")
 
 
 def _close_producers() -> None:

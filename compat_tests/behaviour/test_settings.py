@@ -246,15 +246,16 @@ def schedule_file() -> bool:
 
 def embedded_scheduler(**settings: Any) -> str:
     """The class of the scheduler that a worker's beat would have."""
-    worker = make(**settings).WorkController()
-    worker.beat = True
-    return type(Service(worker.app, scheduler_cls=worker.scheduler).get_scheduler(lazy=True)).__name__
+    with tempfile.TemporaryDirectory() as home:
+        worker = make(beat_schedule_filename=f"{home}/schedule", **settings).WorkController()
+        worker.beat = True
+        return type(Service(worker.app, scheduler_cls=worker.scheduler).get_scheduler(lazy=True)).__name__
 
 
 def folder(**settings: Any) -> int:
     """How many messages lie in a folder that the transport options name."""
     with tempfile.TemporaryDirectory() as home:
-        options = {"data_folder_in": home, "data_folder_out": home}
+        options = {"data_folder_in": home, "data_folder_out": home, "control_folder": f"{home}/control"}
         app = make(broker_url="filesystem://", broker_transport_options=options, **settings)
         add_to(app).delay(1, 2)
         return sum(path.suffix == ".msg" for path in Path(home).rglob("*"))
