@@ -214,11 +214,10 @@ def test_queues_are_declared_as_the_settings_say(client: Celery, start: Start, s
     # those of high priority are run first, which takes a queue that has priorities
     for priority in (1, 5, 9):
         client.send_task("proj.note", (priority,), priority=priority)
-    worker = start(
-        "-c", "1", settings="app.conf.task_queue_max_priority = 9\napp.conf.worker_prefetch_multiplier = 1\n"
-    )
-    wait_until(lambda: len((sandbox.home / "noted").read_text().split()) == 3 if worker else False, what="three runs")
-    assert (sandbox.home / "noted").read_text().split() == ["9", "5", "1"]
+    start("-c", "1", settings="app.conf.task_queue_max_priority = 9\napp.conf.worker_prefetch_multiplier = 1\n")
+    noted = sandbox.home / "noted"
+    wait_until(lambda: noted.exists() and len(noted.read_text().split()) == 3, what="three runs")
+    assert noted.read_text().split() == ["9", "5", "1"]
 
     with client.connection() as connection:
         receiver = client.events.Receiver(connection)

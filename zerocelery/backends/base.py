@@ -721,6 +721,41 @@ class SyncBackendMixin:
         return False
 
 
+class ListeningBackendMixin(SyncBackendMixin):
+    """Waiting by ``get_many``, to which results are told as they come."""
+
+    def wait_for_pending(
+        self: Any,
+        result: Any,
+        timeout: float | None = None,
+        interval: float = _POLL,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        callback: Callable[[Any, Any], Any] | None = None,
+        propagate: bool = True,
+    ) -> Any:
+        self._ensure_not_eager()
+        told = self.get_many(
+            [result.id], timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval
+        )
+        for _, meta in told:
+            result._maybe_set_cache(meta)
+        return result.maybe_throw(propagate=propagate, callback=callback)
+
+    def wait_for(
+        self: Any,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float = _POLL,
+        no_ack: bool = True,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> dict[str, Any]:
+        [(_, meta)] = self.get_many([task_id], timeout=timeout, interval=interval, on_interval=on_interval)
+        found: dict[str, Any] = meta
+        return found
+
+
 class BaseBackend(Backend, SyncBackendMixin):
     """A backend whose clients look again and again."""
 

@@ -24,7 +24,7 @@ from kombu.utils.url import _parse_url, maybe_sanitize_url
 from zerocelery import states
 from zerocelery._alias import CELERY_LEVEL
 from zerocelery._ids import uuid
-from zerocelery.backends.base import BaseKeyValueStoreBackend, SyncBackendMixin, _create_chord_error_with_cause
+from zerocelery.backends.base import BaseKeyValueStoreBackend, ListeningBackendMixin, _create_chord_error_with_cause
 from zerocelery.backends.redis_chords import (
     CHORD_CLAIM_EXTEND_LUA,
     CHORD_CLEANUP_LUA,
@@ -86,7 +86,7 @@ _DEFAULT_HOST = "localhost"
 _MARK = 300
 
 
-class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
+class RedisBackend(BaseKeyValueStoreBackend, ListeningBackendMixin):
     """Results in Redis: ``redis://:password@host:port/db``, ``rediss://…`` or ``redis+socket:///path``.
 
     Raises:
@@ -343,37 +343,6 @@ class RedisBackend(BaseKeyValueStoreBackend, SyncBackendMixin):
         return self.expires if value is None else self.prepare_expires(value, type=int)
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def wait_for(
-        self,
-        task_id: str,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_interval: Callable[[], Any] | None = None,
-    ) -> dict[str, Any]:
-        for _, meta in self.get_many([task_id], timeout=timeout, interval=interval, on_interval=on_interval):
-            return meta
-        raise TimeoutError("The operation timed out.")
-
-    def wait_for_pending(
-        self,
-        result: Any,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Any], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        callback: Callable[[Any, Any], Any] | None = None,
-        propagate: bool = True,
-    ) -> Any:
-        self._ensure_not_eager()
-        listening = self.get_many(
-            [result.id], timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval
-        )
-        for _, meta in listening:
-            result._maybe_set_cache(meta)
-        return result.maybe_throw(propagate=propagate, callback=callback)
 
     def get_many(
         self,

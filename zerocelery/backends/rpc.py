@@ -12,7 +12,7 @@ from kombu import common, entity, messaging
 
 from zerocelery import states
 from zerocelery._state import get_current_task
-from zerocelery.backends.base import Backend, SyncBackendMixin
+from zerocelery.backends.base import Backend, ListeningBackendMixin
 from zerocelery.exceptions import TimeoutError as WaitTimeout
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ class _NoExchange(entity.Exchange):
     can_cache_declaration = True
 
 
-class RPCBackend(Backend, SyncBackendMixin):
+class RPCBackend(Backend, ListeningBackendMixin):
     """One reply queue for each process; whoever waits there hands out what arrives for others."""
 
     persistent = False
@@ -288,36 +288,6 @@ class RPCBackend(Backend, SyncBackendMixin):
                 # what another thread has taken meanwhile is looked at first
                 if all(self._heard.get(task_id) is told for task_id, told in waiting.items()):
                     self._drain(left)
-
-    def wait_for_pending(
-        self,
-        result: Any,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Any], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        callback: Callable[[Any, Any], Any] | None = None,
-        propagate: bool = True,
-    ) -> Any:
-        self._ensure_not_eager()
-        heard = self.get_many(
-            [result.id], timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval
-        )
-        for _, meta in heard:
-            result._maybe_set_cache(meta)
-        return result.maybe_throw(propagate=propagate, callback=callback)
-
-    def wait_for(
-        self,
-        task_id: str,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_interval: Callable[[], Any] | None = None,
-    ) -> dict[str, Any]:
-        found = self.get_many([task_id], timeout=timeout, interval=interval, on_interval=on_interval)
-        return next(iter(found))[1]
 
     def as_uri(self, include_password: bool = True) -> str:
         return "rpc://"
