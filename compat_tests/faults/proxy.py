@@ -1,14 +1,23 @@
-"""Stands between a TCP node and its peers, and cuts them off when a test says so."""
+"""Stands between a TCP node and its peers: cuts them off, slows them down, or says nothing more, as a test wants it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import threading
 from types import TracebackType
 
 _PORTS = 3
+
+
+@dataclasses.dataclass(eq=False)
+class _Way:
+    """One direction of a connection."""
+
+    from_node: bool
+    swallows: bool = False
 
 
 class Proxy:
@@ -28,8 +37,9 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
+        self._ways: set[_Way] = set()
         self._open = True
-        self._deaf = False
+        self._delay, self._piece = 0.0, 1 << 16
         self._thread = threading.Thread(target=self._run, name="proxy")
 
     @property
@@ -50,9 +60,14 @@ class Proxy:
         """Reset every connection, and say how many there were; with ``stay``, refuse new ones until :meth:`heal`."""
         return asyncio.run_coroutine_threadsafe(self._cut(stay), self._loop).result()
 
-    def deafen(self) -> None:
-        """Drop, until the next cut, what the node says to those who are connected now."""
-        self._deaf = True
+    def swallow(self, *, from_node: bool = False, to_node: bool = False) -> None:
+        """Hold the connections of now, and drop what comes by them; who connects later is served."""
+        for way in list(self._ways):
+            way.swallows = way.swallows or (from_node if way.from_node else to_node)
+
+    def slow(self, delay: float, piece: int) -> None:
+        """Let everything wait for so many seconds, and arrive in pieces of so many bytes."""
+        self._delay, self._piece = delay, piece
 
     def heal(self) -> None:
         self._open = True
@@ -80,24 +95,28 @@ class Proxy:
                 return
             for source, sink, from_node in ((reader, far_writer, False), (far_reader, writer, True)):
                 self._writers.add(sink)
-                pump = asyncio.create_task(self._pump(source, sink, from_node))
+                pump = asyncio.create_task(self._pump(source, sink, _Way(from_node)))
                 self._pumps.add(pump)
                 pump.add_done_callback(self._pumps.discard)
 
         await asyncio.start_server(connected, sock=listener)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, from_node: bool) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Way) -> None:
+        self._ways.add(way)
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
-                if not (from_node and self._deaf):
-                    writer.write(data)
+                if self._delay:
+                    await asyncio.sleep(self._delay)
+                for start in range(0, 0 if way.swallows else len(data), self._piece):
+                    writer.write(data[start : start + self._piece])
                     await writer.drain()
+                    await asyncio.sleep(0)
+        self._ways.discard(way)
         writer.close()
         self._writers.discard(writer)
 
     async def _cut(self, stay: bool) -> int:
         self._open = not stay
-        self._deaf = False
         writers, self._writers = self._writers, set()
         for writer in writers:
             writer.transport.abort()

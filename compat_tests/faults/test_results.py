@@ -255,7 +255,7 @@ def test_refusals_are_not_lost_with_the_connection(rig: Rig) -> None:
         assert client.confirm(20)
         more = [task("echo", number, to=client) for number in range(5, 10)]
         # They reach the node; what it says of them does not reach the client.
-        proxy.deafen()
+        proxy.swallow(from_node=True)
         client._submit(more)
         direct = rig.client(rig.url_of(node))
         wait_until(lambda: status_of(direct)["counters"]["refused"] == 5)
