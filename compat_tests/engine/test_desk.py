@@ -54,7 +54,7 @@ class Office:
             self.readiness.wait(0.01)
             if link is not None:
                 link.receive(0)
-            taken.extend(self.desk.take(100))
+            taken.extend(self.desk.take(1_000))
             return len(taken) >= count
 
         wait_until(enough)
@@ -116,6 +116,20 @@ def test_a_node_whose_worker_reads_nothing_is_not_held_up(office: Office) -> Non
         assert office.desk.send("slow", bytes(100_000))
     assert office.desk.send("quick", b"still here")
     wait_until(lambda: quick.receive(0.1) == b"still here")
+
+
+def test_a_worker_that_sends_faster_than_the_node_takes_is_slowed_down(office: Office) -> None:
+    """Else its frames would fill the node's memory."""
+    link = office.worker()
+    for _ in range(30_000):
+        link.send(b"a frame")
+    for _ in range(50):
+        office.readiness.wait(0)
+        link.receive(0)
+    stream = link._stream
+    assert stream is not None
+    assert stream.unsent
+    assert len(office.take(30_000, link)) == 30_000
 
 
 def test_last_words_that_had_no_room_get_their_time(office: Office) -> None:

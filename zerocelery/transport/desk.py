@@ -41,6 +41,9 @@ _BACKLOG: Final = 1_000
 
 _LONGEST_ID: Final = 255
 
+#: With so many frames at hand a node reads no more: they wait in the sockets, and who sends them with them.
+_ENOUGH: Final = 4_096
+
 #: How fast a lost node is looked for again (seconds, doubling).
 _RECONNECT: Final = 0.02
 _RECONNECT_AT_MOST: Final = 0.5
@@ -215,7 +218,7 @@ class SocketDesk:
         try:
             if stream.unsent and stream.flush():
                 self._readiness.writing(stream.sock.fileno(), False)
-            frames = stream.receive()
+            frames = stream.receive() if len(self._arrived) < _ENOUGH else []
         except OSError:
             self._drop(peer)
             return
