@@ -7,9 +7,9 @@ waits awake, and when a moment brought nothing it sleeps, and stays awake no mor
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Final
+
+from zerocelery.utils.sysinfo import available_cpu_count, cgroup_cpu_quota
 
 #: The moment (seconds).
 AWAKE_SECONDS: Final = 0.0003
@@ -17,8 +17,6 @@ AWAKE_SECONDS: Final = 0.0003
 #: So many waits in a row that took no longer than this (seconds, with the time to wake up) make a dialogue.
 SHORT_WAITS: Final = 4
 SHORT_SECONDS: Final = 0.0005
-
-_CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class Vigil:
@@ -50,28 +48,6 @@ class Vigil:
 
 
 def spendable_processors() -> int:
-    """How many processors this process may use; 1 where its processor time is limited, for what it spends in waiting
-    would be missing for work."""
-    if _has_quota():
-        return 1
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
-
-
-def _has_quota() -> bool:
-    """Whether this process's control group, or one above it, limits its processor time (cgroup v2)."""
-    try:
-        own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return False
-    group = _CGROUPS / own.removeprefix("0::").strip("/")
-    return any(_limits(place) for place in (group, *group.parents) if place.is_relative_to(_CGROUPS))
-
-
-def _limits(group: Path) -> bool:
-    try:
-        return not (group / "cpu.max").read_text().startswith("max")
-    except OSError:  # the root has no such file
-        return False
+    """How many processors this process may use; 1 where a container's quota limits its processor time, for what it
+    spends in waiting would be missing for work."""
+    return available_cpu_count() if cgroup_cpu_quota() is None else 1

@@ -155,7 +155,7 @@ class WorkController:
         self.loglevel: int = mlevel(given.get("loglevel") or "WARN")
         self.logfile: str | None = given.get("logfile")
         self.pool_name, self.own_pool_cls = named_pool(either("worker_pool", "pool", "pool_cls") or "prefork")
-        usual = _COROUTINES if self.pool_name == "asyncio" else processors()
+        usual = _COROUTINES if self.pool_name == "asyncio" else available_cpu_count()
         wanted = either("worker_concurrency", "concurrency")
         self._auto = is_auto_concurrency(wanted)
         self.concurrency = cpu_budget().count if self._auto else int(wanted or usual)
@@ -534,14 +534,6 @@ def worker_pool(name: str) -> Any:
         except ImportError as error:
             raise ImproperlyConfigured(str(error)) from error
     return POOLS[name]
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has none
-        return os.cpu_count() or 1
 
 
 def _names(value: str | Iterable[str] | None) -> list[str]:
