@@ -75,17 +75,7 @@ def run(program: str, *, side: Side, broker: str, home: Path, timeout: float = 5
     told = [line for line in done.stdout.splitlines() if line.startswith("FACTS ")]
     assert told, f"{program} under {side} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     facts: dict[str, Any] = json.loads(told[0].removeprefix("FACTS "))
-    for case in facts.values():
-        if isinstance(case, dict) and "heard" in case:
-            _sent_before_it_was_run(case["heard"])
     return facts
-
-
-def _sent_before_it_was_run(heard: list[dict[str, Any]]) -> None:
-    """The thread that sends tells of it when it is its turn, which may be while the task runs: put that first."""
-    names = [one["signal"] for one in heard]
-    if names[:1] == ["before_task_publish"] and "after_task_publish" in names:
-        heard.insert(1, heard.pop(names.index("after_task_publish")))
 
 
 def recorded() -> dict[str, Any]:

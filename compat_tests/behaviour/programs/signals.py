@@ -75,14 +75,16 @@ def expected() -> None:
 def listen(name: str) -> None:
     def receiver(sender: Any = None, **given: Any) -> None:
         given.pop("signal")
-        heard.append(
-            {
-                "signal": name,
-                "sender": getattr(sender, "name", None)
-                or (sender if isinstance(sender, str) else type(sender).__name__),
-                "arguments": {key: described(key, value) for key, value in given.items()},
-            }
-        )
+        one = {
+            "signal": name,
+            "sender": getattr(sender, "name", None) or (sender if isinstance(sender, str) else type(sender).__name__),
+            "arguments": {key: described(key, value) for key, value in given.items()},
+        }
+        if name == "after_task_publish" and threading.current_thread() is threading.main_thread():
+            # The thread that sends tells of it when it is its turn, which may be while the task runs: it comes first.
+            heard.insert(1, one)
+        else:
+            heard.append(one)
         if name in ("task_postrun", "task_unknown", "task_revoked"):
             ended.release()
 
